@@ -1,0 +1,127 @@
+"""Samplers: functions over a denoiser, from x_T down to x_0.
+
+All take a `Diffusion` (usually `diffusion.spaced(...)`), a denoiser and the starting noise, and return x_0:
+
+    process = diffusion.spaced(50)
+    noise = SampleNoise(seed=0, count=4)
+    image_m11 = ddim(process, denoise, noise.draw((3, 64, 64)))
+
+A denoiser is called with x_t and the *original* timestep and returns the network's raw output, variance half
+included.  Random numbers come from a `SampleNoise`, hence the same sample whatever the batch split.
+No gradient is kept: a chain of hundreds of steps would hold every activation.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from models.diffusion.noise import SampleNoise
+from models.diffusion.process import Diffusion
+
+Callback = Callable[[int, int, Tensor], None]
+"""Called after each step with (steps done, steps in total, the current estimate of x_0)."""
+
+
+class Denoiser(Protocol):
+    """A network with its conditions bound."""
+
+    def __call__(
+        self, x_t: Float[Tensor, "batch channels *spatial"], t: Int[Tensor, "batch"], /
+    ) -> Float[Tensor, "batch out_channels *spatial"]: ...
+
+
+@torch.no_grad()
+def ddpm(
+    diffusion: Diffusion,
+    denoise: Denoiser,
+    x_T: Float[Tensor, "batch channels *spatial"],
+    *,
+    noise: SampleNoise,
+    clip_x0: bool = True,
+    callback: Callback | None = None,
+) -> Float[Tensor, "batch channels *spatial"]:
+    """Ancestral sampling (2006.11239, algorithm 2) with the variance of the process or of the network."""
+    x = x_T
+    for step in reversed(range(diffusion.num_steps)):
+        t = _full(step, x)
+        prediction = diffusion.predict(denoise(x, diffusion.original_timesteps(t)), x, t, clip_x0)
+        x = prediction.mean
+        if step > 0:
+            x = x + torch.exp(0.5 * prediction.log_variance) * noise.like(x)
+        _report(callback, diffusion, step, prediction.x0)
+    return x
+
+
+@torch.no_grad()
+def ddim(
+    diffusion: Diffusion,
+    denoise: Denoiser,
+    x_T: Float[Tensor, "batch channels *spatial"],
+    *,
+    noise: SampleNoise | None = None,
+    eta: float = 0.0,
+    clip_x0: bool = True,
+    callback: Callback | None = None,
+) -> Float[Tensor, "batch channels *spatial"]:
+    """DDIM (2010.02502, eq. 12).  `eta` 0 is deterministic, 1 has the variance of DDPM; `eta` > 0 needs `noise`."""
+    if eta > 0 and noise is None:
+        raise ValueError(f"ddim: eta={eta} draws noise at every step: give noise=SampleNoise(...), or eta=0")
+    x = x_T
+    for step in reversed(range(diffusion.num_steps)):
+        t = _full(step, x)
+        prediction = diffusion.predict(denoise(x, diffusion.original_timesteps(t)), x, t, clip_x0)
+        abar, abar_prev = diffusion.alphas_cumprod[step], diffusion.alphas_cumprod_prev[step]
+        sigma = eta * ((1 - abar_prev) / (1 - abar)).sqrt() * (1 - abar / abar_prev).sqrt()
+        direction = (1 - abar_prev - sigma**2).clamp(min=0).sqrt()
+        x = prediction.x0 * abar_prev.sqrt().item() + prediction.epsilon * direction.item()
+        if noise is not None and eta > 0 and step > 0:
+            x = x + noise.like(x) * sigma.item()
+        _report(callback, diffusion, step, prediction.x0)
+    return x
+
+
+@torch.no_grad()
+def dpm_solver_pp_2m(
+    diffusion: Diffusion,
+    denoise: Denoiser,
+    x_T: Float[Tensor, "batch channels *spatial"],
+    *,
+    clip_x0: bool = True,
+    callback: Callback | None = None,
+) -> Float[Tensor, "batch channels *spatial"]:
+    """DPM-Solver++(2M), a deterministic second-order multistep solver (2211.01095, algorithm 2).
+
+    The first step is of first order (there is no earlier estimate to extrapolate from), and so is the last: it
+    goes to zero noise, where the log signal-to-noise ratio is infinite and the solver's limit is x_0 itself.
+    """
+    abar = diffusion.alphas_cumprod
+    log_snr = 0.5 * (abar.log() - (1 - abar).log())
+    x, earlier = x_T, None
+    for step in reversed(range(diffusion.num_steps)):
+        t = _full(step, x)
+        x0 = diffusion.predict(denoise(x, diffusion.original_timesteps(t)), x, t, clip_x0).x0
+        if step == 0:
+            x = x0
+        else:
+            h = log_snr[step - 1] - log_snr[step]
+            estimate = x0
+            if earlier is not None:
+                ratio = ((log_snr[step] - log_snr[step + 1]) / h).item()
+                estimate = x0 + (x0 - earlier) / (2 * ratio)
+            sigma_ratio = ((1 - abar[step - 1]) / (1 - abar[step])).sqrt().item()
+            x = sigma_ratio * x - (abar[step - 1].sqrt() * torch.expm1(-h)).item() * estimate
+        earlier = x0
+        _report(callback, diffusion, step, x0)
+    return x
+
+
+def _full(step: int, x: Tensor) -> Tensor:
+    return torch.full((x.shape[0],), step, device=x.device, dtype=torch.long)
+
+
+def _report(callback: Callback | None, diffusion: Diffusion, step: int, x0: Tensor) -> None:
+    if callback is not None:
+        callback(diffusion.num_steps - step, diffusion.num_steps, x0)

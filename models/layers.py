@@ -1,0 +1,169 @@
+"""Building blocks of the ADM U-Net, with OpenAI's parameter names and numerics.
+
+B batch, C channels, H W sides, L sequence length, E width of the timestep embedding.
+"""
+
+import math
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def timestep_embedding(
+    t: Int[Tensor, "B"] | Float[Tensor, "B"], dim: int, *, max_period: float = 10000.0
+) -> Float[Tensor, "B {dim}"]:
+    """Sinusoids of the timestep, cosines first (1706.03762, section 3.5, in OpenAI's order); `dim` is even."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = t[:, None].float() * frequencies[None]
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def zero_init(module: ModuleT) -> ModuleT:
+    """Zero a module's parameters: a residual branch that ends in it starts as the identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+class GroupNorm32(nn.GroupNorm):
+    """GroupNorm computed in float32 whatever the precision around it: its sums overflow in half precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour, twice the side; with a learned 3x3 convolution after it if `learned`."""
+
+    def __init__(self, channels: int, *, learned: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if learned else None
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 2*H 2*W"]:
+        x = F.interpolate(x, scale_factor=2, mode="nearest")
+        return x if self.conv is None else self.conv(x)
+
+
+class Downsample(nn.Module):
+    """Half the side, by a strided 3x3 convolution if `learned`, else by averaging."""
+
+    def __init__(self, channels: int, *, learned: bool) -> None:
+        super().__init__()
+        self.op: nn.Module = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if learned else nn.AvgPool2d(2)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H//2 W//2"]:
+        return self.op(x)
+
+
+class ResBlock(nn.Module):
+    """ADM's residual block; with `resample` it also changes the side, BigGAN's way (2105.05233, section 3).
+
+    `scale_shift_norm`: the timestep scales and shifts the second normalisation (AdaGN, eq. in section 3.1) instead
+    of being added before it.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        embedding_channels: int,
+        out_channels: int,
+        *,
+        dropout: float,
+        scale_shift_norm: bool,
+        norm_groups: int,
+        resample: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale_shift_norm = scale_shift_norm
+        self.resample = resample
+        self.in_layers = nn.Sequential(
+            GroupNorm32(norm_groups, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, out_channels, 3, padding=1),
+        )
+        self.emb_layers = nn.Sequential(
+            nn.SiLU(),
+            nn.Linear(embedding_channels, out_channels * (2 if scale_shift_norm else 1)),
+        )
+        self.out_layers = nn.Sequential(
+            GroupNorm32(norm_groups, out_channels),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+        )
+        same = out_channels == channels
+        self.skip_connection: nn.Module = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B E"]) -> Float[Tensor, "B out h w"]:
+        norm, activation, convolution = self.in_layers
+        h = activation(norm(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = convolution(h)
+        shift = self.emb_layers(embedding).to(h.dtype)[:, :, None, None]
+        if self.scale_shift_norm:
+            scale, shift = shift.chunk(2, dim=1)
+            h = self.out_layers[0](h) * (1 + scale) + shift
+            h = self.out_layers[1:](h)
+        else:
+            h = self.out_layers(h + shift)
+        return self.skip_connection(x) + h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over the positions of a feature map, heads split before q, k and v (OpenAI's legacy order).
+
+    With `encoder_channels` a context sequence is projected and prepended to keys and values (GLIDE, 2112.10741,
+    section 3.1): one softmax over text and image positions together, no separate cross-attention.
+    """
+
+    def __init__(self, channels: int, *, head_channels: int, norm_groups: int, encoder_channels: int | None) -> None:
+        super().__init__()
+        self.heads = channels // head_channels
+        self.norm = GroupNorm32(norm_groups, channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.encoder_kv = None if encoder_channels is None else nn.Conv1d(encoder_channels, 2 * channels, 1)
+        self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))
+
+    def forward(
+        self, x: Float[Tensor, "B C H W"], context: Float[Tensor, "B width L"] | None
+    ) -> Float[Tensor, "B C H W"]:
+        flat = x.flatten(2)
+        q, k, v = self._split_heads(self.qkv(self.norm(flat)), 3)
+        if self.encoder_kv is not None and context is not None:
+            context_k, context_v = self._split_heads(self.encoder_kv(context), 2)
+            k, v = torch.cat([context_k, k], dim=2), torch.cat([context_v, v], dim=2)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        out = self.proj_out(attended.transpose(2, 3).reshape(flat.shape))
+        return x + out.reshape(x.shape)
+
+    def _split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """[B, heads * parts * c, L] -> `parts` of [B, heads, L, c]."""
+        b, width, length = x.shape
+        heads = x.reshape(b, self.heads, width // self.heads, length).transpose(2, 3)
+        return heads.chunk(parts, dim=3)
+
+
+class TimestepSequential(nn.Sequential):
+    """A sequence whose blocks get the timestep embedding or the context if they take one."""
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Float[Tensor, "B C H W"],
+        embedding: Float[Tensor, "B E"],
+        context: Float[Tensor, "B width L"] | None = None,
+    ) -> Float[Tensor, "B out h w"]:
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                x = layer(x, embedding)
+            elif isinstance(layer, AttentionBlock):
+                x = layer(x, context)
+            else:
+                x = layer(x)
+        return x

@@ -1,0 +1,136 @@
+"""Diffusion prior of unCLIP (2204.06125, section 2.2): from a caption and its CLIP embedding to an image embedding.
+
+Parameter names are Karlo's where it has the part, which diffusers' `PriorTransformer` converts from.
+"""
+
+import math
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from models.config import PriorConfig
+from models.layers import timestep_embedding
+from models.text_transformer import fit_to_context
+from models.transformer import Transformer
+
+EXTRA_TOKENS = 4
+"""After the text: text embedding, timestep, noised image embedding, read-out."""
+
+
+def embedding_scale(dim: int) -> float:
+    """What unit-norm embeddings are multiplied by before they are diffused.
+
+    unCLIP multiplies by 17.2 at 1,024 dimensions, which gives each of them the standard deviation of ImageNet's
+    pixels in [-1, 1] (0.5375), so that image noise schedules fit.  The same deviation at another dimension asks for
+    17.2 * sqrt(dim / 1024).
+    """
+    return 17.2 * math.sqrt(dim / 1024)
+
+
+@final
+class DiffusionPrior(nn.Module):
+    """Causal transformer over [text, text embedding, timestep, noised image embedding, read-out] that predicts the
+    un-noised image embedding at the read-out.
+
+    The scale: `x_t` and the output live where the diffusion does, at `embedding_scale(d)` times the embedding (the
+    caller scales before `q_sample` and divides after sampling); `text_embedding` comes as the encoder gives it, at
+    unit norm, and is scaled in here.
+
+    The text is encoded by the same causal transformer, as in the paper's Table 3 (one 24 x 2048 stack); with
+    `text_features_dim` it takes an outer encoder's features instead, as Karlo does.
+    """
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.time_embed = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.text_enc_proj: nn.Module = (
+            nn.Linear(config.text_features_dim, width)
+            if config.text_features_dim is not None
+            else nn.Embedding(config.vocab_size or 0, width)
+        )
+        self.text_emb_proj = nn.Linear(config.embedding_dim, width)
+        self.clip_img_proj = nn.Linear(config.embedding_dim, width)
+        self.out_proj = nn.Linear(width, config.embedding_dim)
+        self.prd_emb = nn.Parameter(torch.empty(1, 1, width))
+        self.positional_embedding = nn.Parameter(torch.empty(1, config.context + EXTRA_TOKENS, width))
+        self.null_text = nn.Parameter(torch.empty(1, config.context, width))
+        self.null_text_embedding = nn.Parameter(torch.empty(1, width))
+        self.transformer = Transformer(width, config.layers, config.heads, config.dropout)
+        self.final_ln = nn.LayerNorm(width)
+        for parameter in (self.prd_emb, self.positional_embedding, self.null_text, self.null_text_embedding):
+            nn.init.normal_(parameter, std=0.02)
+        if isinstance(self.text_enc_proj, nn.Embedding):
+            nn.init.normal_(self.text_enc_proj.weight, std=0.02)
+
+    @property
+    def scale(self) -> float:
+        return embedding_scale(self.config.embedding_dim)
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "B d"],
+        t: Int[Tensor, "B"],
+        text: Int[Tensor, "B L"] | Float[Tensor, "B L c"],
+        text_mask: Bool[Tensor, "B L"],
+        text_embedding: Float[Tensor, "B d"],
+        drop: Bool[Tensor, "B"] | None = None,
+    ) -> Float[Tensor, "B d"]:
+        """Predict x_0 from x_t.  Where `drop` is True, text and text embedding are replaced by learned nulls.
+
+        Raises `ValueError` on a wrong embedding width, a prompt past the context, or ids where features are
+        expected and the other way round.
+        """
+        self._check(x_t, text_embedding)
+        tokens, valid = self._encode_text(text, text_mask)
+        pooled = self.text_emb_proj(text_embedding * self.scale)
+        if drop is not None:
+            tokens = torch.where(drop[:, None, None], self.null_text, tokens)
+            pooled = torch.where(drop[:, None], self.null_text_embedding, pooled)
+            valid = valid | drop[:, None]
+        time = self.time_embed(timestep_embedding(t, self.config.width).to(pooled.dtype))
+        image = self.clip_img_proj(x_t)
+        read_out = self.prd_emb.expand(len(x_t), -1, -1).to(tokens.dtype)
+        sequence = torch.cat([tokens, torch.stack([pooled, time, image], dim=1), read_out], dim=1)
+        hidden = self.transformer(sequence + self.positional_embedding, _causal_mask(valid))
+        return self.out_proj(self.final_ln(hidden[:, -1]))
+
+    def denoise(self, x_t: Float[Tensor, "B d"], t: Int[Tensor, "B"], **conditions: Tensor) -> Float[Tensor, "B d"]:
+        """`forward` with its conditions by name, for `Guided` and `functools.partial`."""
+        return self(x_t, t, **conditions)
+
+    def _encode_text(self, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Text at the width and context of the transformer, and where it is valid."""
+        c = self.config
+        if text.is_floating_point() == (c.text_features_dim is None):
+            wants = "token ids [B, L]" if c.text_features_dim is None else f"features [B, L, {c.text_features_dim}]"
+            raise ValueError(f"DiffusionPrior: expected {wants}, got {text.dtype} of shape {tuple(text.shape)}")
+        if c.vocab_size is not None:
+            ids, mask = fit_to_context(text, mask, c.context, c.vocab_size, "DiffusionPrior")
+            return self.text_enc_proj(ids), mask
+        if text.shape[1] > c.context:
+            raise ValueError(f"DiffusionPrior: the context is {c.context} positions, got {text.shape[1]}")
+        missing = c.context - text.shape[1]
+        return self.text_enc_proj(F.pad(text, (0, 0, 0, missing))), F.pad(mask, (0, missing), value=False)
+
+    def _check(self, x_t: Tensor, text_embedding: Tensor) -> None:
+        expected = self.config.embedding_dim
+        for name, tensor in (("x_t", x_t), ("text_embedding", text_embedding)):
+            if tensor.shape[-1] != expected:
+                raise ValueError(f"DiffusionPrior: expected {name} of width {expected}, got {tensor.shape[-1]}")
+
+
+def _causal_mask(valid: Bool[Tensor, "B context"]) -> Bool[Tensor, "B 1 n n"]:
+    """True where a query may attend: earlier or equal positions that are not padding.
+
+    Padding attends to itself: a row that may attend nowhere would be NaN.  Nothing reads those rows.
+    """
+    length = valid.shape[1] + EXTRA_TOKENS
+    keys = F.pad(valid, (0, EXTRA_TOKENS), value=True)[:, None, :]
+    causal = torch.ones(length, length, dtype=torch.bool, device=valid.device).tril()
+    itself = torch.eye(length, dtype=torch.bool, device=valid.device)
+    return ((keys & causal) | itself)[:, None]

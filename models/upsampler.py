@@ -1,0 +1,50 @@
+"""unCLIP upsamplers (2204.06125, section 2.1): attention-free ADM, trained on crops and run at full size."""
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from models.config import UpsamplerConfig
+from models.unet import UNet
+
+
+@final
+class Upsampler(nn.Module):
+    """U-Net over [x_t, resized low resolution image].  No caption, no attention, so any size the stride divides."""
+
+    def __init__(self, config: UpsamplerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.unet = UNet(config.unet)
+
+    def forward(
+        self, x_t: Float[Tensor, "B 3 H W"], t: Int[Tensor, "B"], low_res: Float[Tensor, "B 3 h w"]
+    ) -> Float[Tensor, "B out H W"]:
+        """Raw output of 3 channels, or 6 with a learned variance.  `low_res` is in [-1, 1], of any size whose shape
+        is that of x_t divided by one number.
+
+        Raises `ValueError` when the shapes do not match or are not divisible by the stride.
+        """
+        height, width = x_t.shape[2:]
+        low_height, low_width = low_res.shape[2:]
+        if height * low_width != width * low_height:
+            raise ValueError(
+                f"Upsampler: {height}x{width} and the low resolution {low_height}x{low_width} differ in shape; "
+                f"crop both alike"
+            )
+        resized = self.resize(low_res, (height, width))
+        output = self.unet(torch.cat([x_t, resized], dim=1), t)
+        return output + resized if self.config.residual else output
+
+    def denoise(
+        self, x_t: Float[Tensor, "B 3 H W"], t: Int[Tensor, "B"], *, low_res: Float[Tensor, "B 3 h w"]
+    ) -> Float[Tensor, "B out H W"]:
+        """`forward` with its condition by name, as the samplers' partial wants it."""
+        return self(x_t, t, low_res)
+
+    def resize(self, low_res: Float[Tensor, "B 3 h w"], size: tuple[int, int]) -> Float[Tensor, "B 3 H W"]:
+        """The low resolution image at the output's size, as the network sees it."""
+        return F.interpolate(low_res, size, mode=self.config.interpolation, align_corners=False)
