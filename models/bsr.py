@@ -1,7 +1,8 @@
 """The degradation pipeline of blind super-resolution (BSRGAN, 2103.14006), one image at a time.
 
-Images are float32 arrays [height, width, 3] in [0, 1].  All randomness comes from one seeded generator, and heights
-stay heights: the published functions swap the sides of images that are not square and mix two global generators.
+Images are float32 arrays [height, width, 3] in [0, 1].  All randomness comes from one seeded generator, and
+heights stay heights: the published functions swap the sides of images that are not square and mix two global
+generators.
 """
 
 import math
@@ -17,8 +18,9 @@ Image = Float32[np.ndarray, "H W 3"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BsrSettings:
-    """Ranges of the random degradations.  The defaults are those of the light variant used for latent diffusion
-    (2112.10752); BSRGAN's own are `noise_levels=(2, 25), jpeg_quality=(30, 95), blur_strength=1.0`."""
+    """Ranges of the random degradations.  The defaults are those of the light variant used for latent
+    diffusion (2112.10752); BSRGAN's own are `noise_levels=(2, 25), jpeg_quality=(30, 95),
+    blur_strength=1.0`."""
 
     noise_levels: tuple[int, int] = (1, 2)
     """Standard deviation of the noise, in 255ths, inclusive."""
@@ -30,8 +32,8 @@ class BsrSettings:
 def degrade(image: Image, scale: int, seed: int, settings: BsrSettings) -> Float32[np.ndarray, "h w 3"]:
     """Degrade `image` and shrink it by `scale`, exactly; the same seed gives the same bytes.
 
-    Blur, a random resize, the exact resize, noise and (9 in 10) JPEG in random order, the exact resize after the
-    random one; a JPEG at the end always (2103.14006, section 3.5).
+    Blur, a random resize, the exact resize, noise and (9 in 10) JPEG in random order, the exact resize after
+    the random one; a JPEG at the end always (2103.14006, section 3.5).
     """
     rng = np.random.default_rng(seed)
     height, width = image.shape[0] // scale, image.shape[1] // scale
@@ -71,7 +73,8 @@ def _blur(image: Image, scale: int, strength: float, rng: Generator) -> Image:
 
 
 def _gaussian_kernel(size: int, variances: tuple[float, float], angle: float) -> Float32[np.ndarray, "k k"]:
-    """Normalised Gaussian with the two `variances` (pixels squared) along axes turned by `angle` (radians)."""
+    """Normalised Gaussian with the two `variances` (pixels squared) along axes turned by `angle`
+    (radians)."""
     y, x = np.mgrid[:size, :size] - size // 2
     along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
     # A variance near 0 is the identity: the bound keeps the division finite.
@@ -85,9 +88,13 @@ def _random_downsample(image: Image, scale: int, rng: Generator) -> Image:
 
     if rng.random() < 0.8:
         factor = 1 + float(rng.random()) * (2 * scale - 1)
-        return _resize(image, max(1, round(image.shape[0] / factor)), max(1, round(image.shape[1] / factor)), rng)
+        return _resize(
+            image, max(1, round(image.shape[0] / factor)), max(1, round(image.shape[1] / factor)), rng
+        )
     sigma = 0.1 + float(rng.random()) * (0.6 * scale - 0.1)
-    wide = cv2.filter2D(image, -1, _gaussian_kernel(25, (sigma**2, sigma**2), 0.0), borderType=cv2.BORDER_REFLECT)
+    wide = cv2.filter2D(
+        image, -1, _gaussian_kernel(25, (sigma**2, sigma**2), 0.0), borderType=cv2.BORDER_REFLECT
+    )
     return np.ascontiguousarray(wide[::scale, ::scale])
 
 

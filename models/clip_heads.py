@@ -40,14 +40,17 @@ class ClipHeads(nn.Module):
 
     def _encode(self, head: nn.Module, features: Tensor, expected: int, name: str) -> Tensor:
         if features.shape[1] != expected:
-            raise ValueError(f"ClipHeads: expected {name} features of width {expected}, got {features.shape[1]}")
+            raise ValueError(
+                f"ClipHeads: expected {name} features of width {expected}, got {features.shape[1]}"
+            )
         return F.normalize(head(features), dim=-1)
 
 
 def clip_loss(
     image: Float[Tensor, "B dim"], text: Float[Tensor, "B dim"], logit_scale: Float[Tensor, ""]
 ) -> Float[Tensor, ""]:
-    """CLIP's symmetric cross-entropy over the pairs of a batch (2103.00020, figure 3), in nats; row i matches row i."""
+    """CLIP's symmetric cross-entropy over the pairs of a batch (2103.00020, figure 3), in nats; row i matches
+    row i."""
     logits = logit_scale * image @ text.T
     labels = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2

@@ -1,17 +1,15 @@
 """Configurations of the networks, the processes and the sampling: frozen, JSON-safe, checked when made.
 
-Importing this file costs no torch: recipes are validated before anything heavy is loaded.  `config.build()` makes
-the object, on the current default device (`with torch.device("meta"):` counts parameters without memory).
-Weights travel as safetensors with `config.to_dict()` beside them; `from_dict` is its inverse.
-
-`demo_*` at the end are the small networks of the demo recipe: the same classes at 1 to 3 M parameters, cheap on two
-CPU cores.
+Importing this file costs no torch: recipes are validated before anything heavy is loaded.  `config.build()`
+makes the object, on the current default device (`with torch.device("meta"):` counts parameters without
+memory). Weights travel as safetensors with `config.to_dict()` beside them; `from_dict` is its inverse.
 """
 
 import dataclasses
-import difflib
 import typing
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
+
+from models.config_base import Config, check_divides, check_fraction, check_positive
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,32 +24,6 @@ if TYPE_CHECKING:
     from models.upsampler import Upsampler
 
 
-class Config:
-    """What every configuration can do.  Not a dataclass itself: its children are."""
-
-    __slots__ = ()
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types only: tuples become lists."""
-        return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(self)))  # type: ignore[call-overload]
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`.  Raises `ValueError` on unknown or missing keys, naming the nearest known one."""
-        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        for key in values:
-            if key not in fields:
-                near = difflib.get_close_matches(key, fields, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(fields)}"
-                raise ValueError(f"{cls.__name__}: unknown key {key!r}{hint}")
-        required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
-        if missing := sorted(required - values.keys()):
-            raise ValueError(f"{cls.__name__}: missing {', '.join(missing)}")
-        hints = typing.get_type_hints(cls)
-        return cls(**{key: _restore(hints[key], value) for key, value in values.items()})
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class DiffusionConfig(Config):
     """A diffusion process: schedule, what is predicted, which variance."""
@@ -62,7 +34,7 @@ class DiffusionConfig(Config):
     variance: Literal["learned_range", "fixed_small", "fixed_large"] = "learned_range"
 
     def __post_init__(self) -> None:
-        _positive(self, "steps")
+        check_positive(self, "steps")
 
     def build(self) -> "Diffusion":
         from models.diffusion.process import Diffusion
@@ -77,7 +49,8 @@ class UNetConfig(Config):
     """ADM U-Net (Dhariwal & Nichol, 2105.05233).  Names as in Table 3 of unCLIP where it has one."""
 
     image_size: int
-    """Side in pixels at which `attention_resolutions` hold; the network runs at any size its strides divide."""
+    """Side in pixels at which `attention_resolutions` hold; the network runs at any size its strides
+    divide."""
     model_channels: int
     channel_mult: tuple[int, ...]
     num_res_blocks: int
@@ -95,32 +68,41 @@ class UNetConfig(Config):
     norm_groups: int = 32
     """Groups of every GroupNorm.  ADM: 32; fewer allow fewer channels."""
     patch_size: int = 1
-    """Side of the pixel blocks folded into channels at the input and unfolded at the output (2301.11093, section
-    2.3).  ADM: 1; 2 quarters the cost of the first level, where a CPU spends most of an upsampler's time."""
+    """Side of the pixel blocks folded into channels at the input and unfolded at the output (2301.11093,
+    section 2.3).  ADM: 1; 2 quarters the cost of the first level, where a CPU spends most of an upsampler's
+    time."""
 
     def __post_init__(self) -> None:
-        _positive(
+        check_positive(
             self,
             *("image_size", "model_channels", "num_res_blocks", "in_channels", "out_channels"),
             *("num_head_channels", "norm_groups", "patch_size"),
         )
-        _fraction(self, "dropout")
+        check_fraction(self, "dropout")
         if not self.channel_mult or min(self.channel_mult) < 1:
             raise ValueError(f"UNetConfig.channel_mult: expected positive integers, got {self.channel_mult}")
-        _divides(self, "image_size", self.image_size, "stride", self.stride)
+        check_divides(self, "image_size", self.image_size, "stride", self.stride)
         for mult in self.channel_mult:
-            _divides(self, "model_channels * channel_mult", self.model_channels * mult, "norm_groups", self.norm_groups)
+            check_divides(
+                self,
+                "model_channels * channel_mult",
+                self.model_channels * mult,
+                "norm_groups",
+                self.norm_groups,
+            )
         sides = self.level_sides
         if unknown := sorted(set(self.attention_resolutions) - set(sides)):
             raise ValueError(
-                f"UNetConfig.attention_resolutions: {unknown} are not among the feature map sides {list(sides)} "
-                f"of image_size {self.image_size}"
+                f"UNetConfig.attention_resolutions: {unknown} are not among the feature map sides "
+                f"{list(sides)} of image_size {self.image_size}"
             )
         for side, mult in zip(sides, self.channel_mult, strict=True):
             last = side == sides[-1]
             if side in self.attention_resolutions or (last and self.middle_attention):
                 channels = self.model_channels * mult
-                _divides(self, f"channels at {side} px", channels, "num_head_channels", self.num_head_channels)
+                check_divides(
+                    self, f"channels at {side} px", channels, "num_head_channels", self.num_head_channels
+                )
 
     @property
     def stride(self) -> int:
@@ -129,7 +111,9 @@ class UNetConfig(Config):
 
     @property
     def level_sides(self) -> tuple[int, ...]:
-        return tuple(self.image_size // self.patch_size // 2**level for level in range(len(self.channel_mult)))
+        return tuple(
+            self.image_size // self.patch_size // 2**level for level in range(len(self.channel_mult))
+        )
 
     def build(self) -> "UNet":
         from models.unet import UNet
@@ -148,8 +132,8 @@ class TextTransformerConfig(Config):
     heads: int
 
     def __post_init__(self) -> None:
-        _positive(self, "vocab_size", "context", "width", "layers", "heads")
-        _divides(self, "width", self.width, "heads", self.heads)
+        check_positive(self, "vocab_size", "context", "width", "layers", "heads")
+        check_divides(self, "width", self.width, "heads", self.heads)
 
     def build(self) -> "TextTransformer":
         from models.text_transformer import TextTransformer
@@ -173,16 +157,16 @@ class PriorConfig(Config):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive(self, "embedding_dim", "context", "width", "layers", "heads")
-        _divides(self, "width", self.width, "heads", self.heads)
-        _divides(self, "width", self.width, "2 (sine and cosine)", 2)
-        _fraction(self, "dropout")
+        check_positive(self, "embedding_dim", "context", "width", "layers", "heads")
+        check_divides(self, "width", self.width, "heads", self.heads)
+        check_divides(self, "width", self.width, "2 (sine and cosine)", 2)
+        check_fraction(self, "dropout")
         if (self.vocab_size is None) == (self.text_features_dim is None):
             raise ValueError(
-                f"PriorConfig: give exactly one of vocab_size (token ids come in) and text_features_dim (features "
-                f"come in), got vocab_size={self.vocab_size}, text_features_dim={self.text_features_dim}"
+                f"PriorConfig: give exactly one of vocab_size (token ids come in) and text_features_dim "
+                f"(features come in), got {self.vocab_size} and {self.text_features_dim}"
             )
-        _positive(self, "vocab_size" if self.text_features_dim is None else "text_features_dim")
+        check_positive(self, "vocab_size" if self.text_features_dim is None else "text_features_dim")
 
     def build(self) -> "DiffusionPrior":
         from models.prior import DiffusionPrior
@@ -212,7 +196,7 @@ class DecoderConfig(Config):
     patch_size: int = 1
 
     def __post_init__(self) -> None:
-        _positive(self, "embedding_dim", "image_tokens")
+        check_positive(self, "embedding_dim", "image_tokens")
         # The parts check the rest, and name themselves when something is wrong.
         _ = self.unet, self.text
 
@@ -261,16 +245,18 @@ class UpsamplerConfig(Config):
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """How the low resolution input is resized; ADM: bilinear."""
     residual: bool = False
-    """Add the resized input to the output, so that an untrained network already returns it.  Only for networks that
-    predict x0; not in the paper, whose networks train for a million steps instead."""
+    """Add the resized input to the output, so that an untrained network already returns it.  Only for
+    networks that predict x0; not in the paper, whose networks train for a million steps instead."""
     norm_groups: int = 32
     patch_size: int = 1
 
     def __post_init__(self) -> None:
-        _positive(self, "image_size", "low_res_size")
-        _divides(self, "image_size", self.image_size, "low_res_size", self.low_res_size)
+        check_positive(self, "image_size", "low_res_size")
+        check_divides(self, "image_size", self.image_size, "low_res_size", self.low_res_size)
         if self.residual and self.learned_variance:
-            raise ValueError("UpsamplerConfig.residual is for x0 prediction with a fixed variance: set learned_variance: false")
+            raise ValueError(
+                "UpsamplerConfig.residual: x0 prediction has a fixed variance; set learned_variance to false"
+            )
         _ = self.unet
 
     @property
@@ -310,10 +296,10 @@ class ClipHeadsConfig(Config):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive(self, "image_dim", "text_dim", "dim")
+        check_positive(self, "image_dim", "text_dim", "dim")
         if self.hidden is not None:
-            _positive(self, "hidden")
-        _fraction(self, "dropout")
+            check_positive(self, "hidden")
+        check_fraction(self, "dropout")
 
     def build(self) -> "ClipHeads":
         from models.clip_heads import ClipHeads
@@ -335,18 +321,20 @@ class UnCLIPConfig(Config):
     def __post_init__(self) -> None:
         if self.prior.embedding_dim != self.decoder.embedding_dim:
             raise ValueError(
-                f"UnCLIPConfig: the prior makes embeddings of {self.prior.embedding_dim} dimensions, the decoder "
-                f"expects {self.decoder.embedding_dim}"
+                f"UnCLIPConfig: the prior makes embeddings of {self.prior.embedding_dim} dimensions, the "
+                f"decoder expects {self.decoder.embedding_dim}"
             )
         if len(self.upsamplers) != len(self.upsampler_diffusions):
             raise ValueError(
-                f"UnCLIPConfig: {len(self.upsamplers)} upsamplers but {len(self.upsampler_diffusions)} processes for them"
+                f"UnCLIPConfig: {len(self.upsamplers)} upsamplers, but {len(self.upsampler_diffusions)} "
+                f"processes for them"
             )
         size = self.decoder.image_size
         for i, upsampler in enumerate(self.upsamplers):
             if upsampler.low_res_size != size:
                 raise ValueError(
-                    f"UnCLIPConfig.upsamplers[{i}]: expects {upsampler.low_res_size} px, the stage before makes {size} px"
+                    f"UnCLIPConfig.upsamplers[{i}]: expects {upsampler.low_res_size} px, the stage before it "
+                    f"makes {size} px"
                 )
             size = upsampler.image_size
 
@@ -370,44 +358,11 @@ def from_tagged(values: dict[str, Any]) -> NetworkConfig:
     values = dict(values)
     name = values.pop("config", None)
     if name not in _NETWORKS:
-        raise ValueError(f"network configuration: expected 'config' to be one of {sorted(_NETWORKS)}, got {name!r}")
+        raise ValueError(
+            f"network configuration: expected 'config' to be one of {sorted(_NETWORKS)}, got {name!r}"
+        )
     return _NETWORKS[name].from_dict(values)
 
 
 def parameter_count(network: "nn.Module") -> int:
     return sum(p.numel() for p in network.parameters())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
-
-
-def _restore(hint: Any, value: Any) -> Any:
-    if isinstance(hint, type) and issubclass(hint, Config) and isinstance(value, dict):
-        return hint.from_dict(value)
-    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
-        return tuple(_restore(typing.get_args(hint)[0], v) for v in value)
-    return value
-
-
-def _positive(config: Config, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{type(config).__name__}.{name}: expected a positive integer, got {value!r}")
-
-
-def _fraction(config: Config, name: str) -> None:
-    value = getattr(config, name)
-    if not 0 <= value < 1:
-        raise ValueError(f"{type(config).__name__}.{name}: expected a number in [0, 1), got {value!r}")
-
-
-def _divides(config: Config, name: str, value: int, divisor_name: str, divisor: int) -> None:
-    if value % divisor:
-        raise ValueError(
-            f"{type(config).__name__}: {name} ({value}) must be divisible by {divisor_name} ({divisor}), "
-            f"remainder {value % divisor}"
-        )

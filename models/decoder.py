@@ -26,12 +26,12 @@ class Conditioning:
 
 @final
 class Decoder(nn.Module):
-    """GLIDE's text-conditional U-Net that also sees the image embedding, twice: added to the timestep embedding, and
-    as extra context tokens after the text.
+    """GLIDE's text-conditional U-Net that also sees the image embedding, twice: added to the timestep
+    embedding, and as extra context tokens after the text.
 
-    The image embedding comes at unit norm and is brought to unit variance (times sqrt(d)) before its projections:
-    not in the paper, which says nothing of the scale; it changes the initialisation and the learning rate of two
-    linear layers, and can be folded into imported weights.
+    The image embedding comes at unit norm and is brought to unit variance (times sqrt(d)) before its
+    projections: not in the paper, which says nothing of the scale; it changes the initialisation and the
+    learning rate of two linear layers, and can be folded into imported weights.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -57,8 +57,8 @@ class Decoder(nn.Module):
     ) -> Float[Tensor, "B 6 H W"]:
         """Raw output: three channels of mean, three of variance.
 
-        Where `drop_image` is True the embedding is replaced by a learned null, where `drop_text` is True the caption
-        by the empty one.
+        Where `drop_image` is True the embedding is replaced by a learned null, where `drop_text` is True the
+        caption by the empty one.
         """
         conditioning = self.condition(image_embedding, text_tokens, text_mask, drop_image, drop_text)
         return self.denoise(x_t, t, **conditioning.as_kwargs())
@@ -71,10 +71,13 @@ class Decoder(nn.Module):
         drop_image: Bool[Tensor, "B"] | None = None,
         drop_text: Bool[Tensor, "B"] | None = None,
     ) -> Conditioning:
-        """Encode the conditions.  They do not change along a chain: a sampler calls this once, not at every step."""
+        """Encode the conditions.  They do not change along a chain: a sampler calls this once, not at every
+        step."""
         d = self.config.embedding_dim
         if image_embedding.shape[1] != d:
-            raise ValueError(f"Decoder: expected image embeddings of width {d}, got {image_embedding.shape[1]}")
+            raise ValueError(
+                f"Decoder: expected image embeddings of width {d}, got {image_embedding.shape[1]}"
+            )
         image = image_embedding * math.sqrt(d)
         if drop_image is not None:
             image = torch.where(drop_image[:, None], self.null_image, image)
@@ -104,8 +107,8 @@ def draw_drops(
 ) -> tuple[Bool[Tensor, "batch"], Bool[Tensor, "batch"]]:
     """Which samples of a training batch lose the image embedding and which the caption, independently.
 
-    unCLIP drops them 10 % and 50 % of the time (section 2.1), hence both present 45 %, text only 5 % (as its section
-    5.1 says), image only 45 %, neither 5 %.  On the generator's device.
+    unCLIP drops them 10 % and 50 % of the time (section 2.1), hence both present 45 %, text only 5 % (as its
+    section 5.1 says), image only 45 %, neither 5 %.  On the generator's device.
     """
     draws = torch.rand(2, batch, generator=generator, device=generator.device)
     return draws[0] < p_image, draws[1] < p_text

@@ -17,9 +17,12 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 def timestep_embedding(
     t: Int[Tensor, "B"] | Float[Tensor, "B"], dim: int, *, max_period: float = 10000.0
 ) -> Float[Tensor, "B {dim}"]:
-    """Sinusoids of the timestep, cosines first (1706.03762, section 3.5, in OpenAI's order); `dim` is even."""
+    """Sinusoids of the timestep, cosines first (1706.03762, section 3.5, in OpenAI's order); `dim` is
+    even."""
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    frequencies = torch.exp(
+        -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+    )
     angles = t[:, None].float() * frequencies[None]
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
@@ -55,7 +58,9 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int, *, learned: bool) -> None:
         super().__init__()
-        self.op: nn.Module = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if learned else nn.AvgPool2d(2)
+        self.op: nn.Module = (
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1) if learned else nn.AvgPool2d(2)
+        )
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H//2 W//2"]:
         return self.op(x)
@@ -64,8 +69,8 @@ class Downsample(nn.Module):
 class ResBlock(nn.Module):
     """ADM's residual block; with `resample` it also changes the side, BigGAN's way (2105.05233, section 3).
 
-    `scale_shift_norm`: the timestep scales and shifts the second normalisation (AdaGN, eq. in section 3.1) instead
-    of being added before it.
+    `scale_shift_norm`: the timestep scales and shifts the second normalisation (AdaGN, eq. in section 3.1)
+    instead of being added before it.
     """
 
     def __init__(
@@ -100,7 +105,9 @@ class ResBlock(nn.Module):
         same = out_channels == channels
         self.skip_connection: nn.Module = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
 
-    def forward(self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B E"]) -> Float[Tensor, "B out h w"]:
+    def forward(
+        self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B E"]
+    ) -> Float[Tensor, "B out h w"]:
         norm, activation, convolution = self.in_layers
         h = activation(norm(x))
         if self.resample is not None:
@@ -117,13 +124,16 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over the positions of a feature map, heads split before q, k and v (OpenAI's legacy order).
+    """Self-attention over the positions of a feature map, heads split before q, k and v (OpenAI's legacy
+    order).
 
-    With `encoder_channels` a context sequence is projected and prepended to keys and values (GLIDE, 2112.10741,
-    section 3.1): one softmax over text and image positions together, no separate cross-attention.
+    With `encoder_channels` a context sequence is projected and prepended to keys and values (GLIDE,
+    2112.10741, section 3.1): one softmax over text and image positions together, no separate cross-attention.
     """
 
-    def __init__(self, channels: int, *, head_channels: int, norm_groups: int, encoder_channels: int | None) -> None:
+    def __init__(
+        self, channels: int, *, head_channels: int, norm_groups: int, encoder_channels: int | None
+    ) -> None:
         super().__init__()
         self.heads = channels // head_channels
         self.norm = GroupNorm32(norm_groups, channels)

@@ -1,4 +1,5 @@
-"""Diffusion prior of unCLIP (2204.06125, section 2.2): from a caption and its CLIP embedding to an image embedding.
+"""Diffusion prior of unCLIP (2204.06125, section 2.2): from a caption and its CLIP embedding to an image
+embedding.
 
 Parameter names are Karlo's where it has the part, which diffusers' `PriorTransformer` converts from.
 """
@@ -23,21 +24,21 @@ EXTRA_TOKENS = 4
 def embedding_scale(dim: int) -> float:
     """What unit-norm embeddings are multiplied by before they are diffused.
 
-    unCLIP multiplies by 17.2 at 1,024 dimensions, which gives each of them the standard deviation of ImageNet's
-    pixels in [-1, 1] (0.5375), so that image noise schedules fit.  The same deviation at another dimension asks for
-    17.2 * sqrt(dim / 1024).
+    unCLIP multiplies by 17.2 at 1,024 dimensions, which gives each of them the standard deviation of
+    ImageNet's pixels in [-1, 1] (0.5375), so that image noise schedules fit.  The same deviation at another
+    dimension asks for 17.2 * sqrt(dim / 1024).
     """
     return 17.2 * math.sqrt(dim / 1024)
 
 
 @final
 class DiffusionPrior(nn.Module):
-    """Causal transformer over [text, text embedding, timestep, noised image embedding, read-out] that predicts the
-    un-noised image embedding at the read-out.
+    """Causal transformer over [text, text embedding, timestep, noised image embedding, read-out] that
+    predicts the un-noised image embedding at the read-out.
 
-    The scale: `x_t` and the output live where the diffusion does, at `embedding_scale(d)` times the embedding (the
-    caller scales before `q_sample` and divides after sampling); `text_embedding` comes as the encoder gives it, at
-    unit norm, and is scaled in here.
+    The scale: `x_t` and the output live where the diffusion does, at `embedding_scale(d)` times the embedding
+    (the caller scales before `q_sample` and divides after sampling); `text_embedding` comes as the encoder
+    gives it, at unit norm, and is scaled in here.
 
     The text is encoded by the same causal transformer, as in the paper's Table 3 (one 24 x 2048 stack); with
     `text_features_dim` it takes an outer encoder's features instead, as Karlo does.
@@ -99,7 +100,9 @@ class DiffusionPrior(nn.Module):
         hidden = self.transformer(sequence + self.positional_embedding, _causal_mask(valid))
         return self.out_proj(self.final_ln(hidden[:, -1]))
 
-    def denoise(self, x_t: Float[Tensor, "B d"], t: Int[Tensor, "B"], **conditions: Tensor) -> Float[Tensor, "B d"]:
+    def denoise(
+        self, x_t: Float[Tensor, "B d"], t: Int[Tensor, "B"], **conditions: Tensor
+    ) -> Float[Tensor, "B d"]:
         """`forward` with its conditions by name, for `Guided` and `functools.partial`."""
         return self(x_t, t, **conditions)
 
@@ -107,8 +110,14 @@ class DiffusionPrior(nn.Module):
         """Text at the width and context of the transformer, and where it is valid."""
         c = self.config
         if text.is_floating_point() == (c.text_features_dim is None):
-            wants = "token ids [B, L]" if c.text_features_dim is None else f"features [B, L, {c.text_features_dim}]"
-            raise ValueError(f"DiffusionPrior: expected {wants}, got {text.dtype} of shape {tuple(text.shape)}")
+            wants = (
+                "token ids [B, L]"
+                if c.text_features_dim is None
+                else f"features [B, L, {c.text_features_dim}]"
+            )
+            raise ValueError(
+                f"DiffusionPrior: expected {wants}, got {text.dtype} of shape {tuple(text.shape)}"
+            )
         if c.vocab_size is not None:
             ids, mask = fit_to_context(text, mask, c.context, c.vocab_size, "DiffusionPrior")
             return self.text_enc_proj(ids), mask
@@ -121,7 +130,9 @@ class DiffusionPrior(nn.Module):
         expected = self.config.embedding_dim
         for name, tensor in (("x_t", x_t), ("text_embedding", text_embedding)):
             if tensor.shape[-1] != expected:
-                raise ValueError(f"DiffusionPrior: expected {name} of width {expected}, got {tensor.shape[-1]}")
+                raise ValueError(
+                    f"DiffusionPrior: expected {name} of width {expected}, got {tensor.shape[-1]}"
+                )
 
 
 def _causal_mask(valid: Bool[Tensor, "B context"]) -> Bool[Tensor, "B 1 n n"]:

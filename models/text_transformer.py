@@ -16,8 +16,8 @@ class TextTransformer(nn.Module):
     """Non-causal transformer over token ids.
 
     Every position takes part: one past the prompt carries a learned padding embedding of its own instead of a
-    token, so the network reads the prompt's length, and an empty prompt (mask all False) is a null condition that
-    training by dropping the caption learns.
+    token, so the network reads the prompt's length, and an empty prompt (mask all False) is a null condition
+    that training by dropping the caption learns.
     """
 
     def __init__(self, config: TextTransformerConfig) -> None:
@@ -35,10 +35,12 @@ class TextTransformer(nn.Module):
     def forward(self, tokens: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B context W"]:
         """Encode token ids; `mask` is True on the prompt, False on padding, whose ids are not read.
 
-        Shorter input is padded to the context.  Raises `ValueError` on a prompt past the context or an id past the
-        vocabulary.
+        Shorter input is padded to the context.  Raises `ValueError` on a prompt past the context or an id
+        past the vocabulary.
         """
-        tokens, mask = fit_to_context(tokens, mask, self.config.context, self.config.vocab_size, "TextTransformer")
+        tokens, mask = fit_to_context(
+            tokens, mask, self.config.context, self.config.vocab_size, "TextTransformer"
+        )
         x = self.token_embedding(tokens) + self.positional_embedding
         x = torch.where(mask[..., None], x, self.padding_embedding)
         return self.final_ln(self.transformer(x))
@@ -50,12 +52,10 @@ def fit_to_context(
     """Pad to `context` positions; masked ids become 0, so that a foreign padding id cannot be looked up."""
     length = tokens.shape[1]
     if length > context:
-        raise ValueError(
-            f"{where}: the context is {context} tokens, got {length}; truncate the prompt before tokens come here"
-        )
+        raise ValueError(f"{where}: the context is {context} tokens, got {length}; truncate the prompt first")
     tokens = F.pad(tokens.masked_fill(~mask, 0), (0, context - length))
-    # A lookup past the table is a bare IndexError on CPU and a poisoned context on CUDA.  There the check would
-    # wait for the device, so it is left to the embedding's own assertion.
+    # A lookup past the table is a bare IndexError on CPU and a poisoned context on CUDA.  There the check
+    # would wait for the device, so it is left to the embedding's own assertion.
     if tokens.device.type == "cpu" and tokens.numel() and int(tokens.max()) >= vocab_size:
         raise ValueError(
             f"{where}: token ids must be below vocab_size={vocab_size}, got {int(tokens.max())}; "

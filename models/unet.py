@@ -1,7 +1,7 @@
 """ADM U-Net (Dhariwal & Nichol, 2105.05233) with the text pathway of GLIDE (2112.10741).
 
-Parameter names are OpenAI's (`input_blocks.3.0.in_layers.2.weight`), so one state dict compares it with the public
-implementations.  Without middle attention the middle block has two entries, numbered 0 and 1.
+Parameter names are OpenAI's (`input_blocks.3.0.in_layers.2.weight`), so one state dict compares it with the
+public implementations.  Without middle attention the middle block has two entries, numbered 0 and 1.
 """
 
 from typing import final
@@ -26,7 +26,8 @@ from models.layers import (
 
 @final
 class UNet(nn.Module):
-    """Maps x_t and the timestep to a raw output of `config.out_channels`, at any size `config.stride` divides."""
+    """Maps x_t and the timestep to a raw output of `config.out_channels`, at any size `config.stride`
+    divides."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -64,10 +65,11 @@ class UNet(nn.Module):
         time_shift: Float[Tensor, "B E"] | None = None,
         context: Float[Tensor, "B width L"] | None = None,
     ) -> Float[Tensor, "B out_channels H W"]:
-        """`time_shift` is added to the timestep embedding; `context` is what the attention blocks also attend to.
+        """`time_shift` is added to the timestep embedding; `context` is what the attention blocks also attend
+        to.
 
-        Raises `ValueError` when a side is not divisible by `config.stride`, or a context comes or lacks against
-        the configuration.
+        Raises `ValueError` when a side is not divisible by `config.stride`, or a context comes or lacks
+        against the configuration.
         """
         self._check(x_t, context)
         embedding = self.time_embed(timestep_embedding(t, self.config.model_channels).to(x_t.dtype))
@@ -114,7 +116,9 @@ class UNet(nn.Module):
                 if c.level_sides[level] in c.attention_resolutions:
                     layers.append(self._attention(channels))
                 if level > 0 and i == c.num_res_blocks:
-                    layers.append(self._resampler(channels, Upsample(channels, learned=not c.resblock_updown)))
+                    layers.append(
+                        self._resampler(channels, Upsample(channels, learned=not c.resblock_updown))
+                    )
                 self.output_blocks.append(TimestepSequential(*layers))
 
     def _res_block(self, channels: int, out_channels: int, resample: nn.Module | None = None) -> ResBlock:
@@ -146,12 +150,14 @@ class UNet(nn.Module):
             raise ValueError(f"UNet: expected {c.in_channels} input channels, got {x_t.shape[1]}")
         if height % c.stride or width % c.stride:
             raise ValueError(
-                f"UNet: sides must be divisible by {c.stride} (patch {c.patch_size}, {len(c.channel_mult)} levels), "
-                f"got {height}x{width}; pad or crop the input"
+                f"UNet: sides must be divisible by {c.stride} (patch {c.patch_size}, {len(c.channel_mult)} "
+                f"levels), got {height}x{width}; pad or crop the input"
             )
         if (context is None) != (c.encoder_channels is None):
             wants = "no context" if c.encoder_channels is None else f"a context of width {c.encoder_channels}"
-            raise ValueError(f"UNet: expected {wants}, got {'none' if context is None else tuple(context.shape)}")
+            raise ValueError(
+                f"UNet: expected {wants}, got {'none' if context is None else tuple(context.shape)}"
+            )
         if context is not None and context.shape[1] != c.encoder_channels:
             raise ValueError(
                 f"UNet: expected a context [batch, {c.encoder_channels}, length], got {tuple(context.shape)}"

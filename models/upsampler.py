@@ -13,7 +13,8 @@ from models.unet import UNet
 
 @final
 class Upsampler(nn.Module):
-    """U-Net over [x_t, resized low resolution image].  No caption, no attention, so any size the stride divides."""
+    """U-Net over [x_t, resized low resolution image].  No caption, no attention, so any size the stride
+    divides."""
 
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__()
@@ -23,8 +24,8 @@ class Upsampler(nn.Module):
     def forward(
         self, x_t: Float[Tensor, "B 3 H W"], t: Int[Tensor, "B"], low_res: Float[Tensor, "B 3 h w"]
     ) -> Float[Tensor, "B out H W"]:
-        """Raw output of 3 channels, or 6 with a learned variance.  `low_res` is in [-1, 1], of any size whose shape
-        is that of x_t divided by one number.
+        """Raw output of 3 channels, or 6 with a learned variance.  `low_res` is in [-1, 1], of any size whose
+        shape is that of x_t divided by one number.
 
         Raises `ValueError` when the shapes do not match or are not divisible by the stride.
         """
@@ -32,8 +33,8 @@ class Upsampler(nn.Module):
         low_height, low_width = low_res.shape[2:]
         if height * low_width != width * low_height:
             raise ValueError(
-                f"Upsampler: {height}x{width} and the low resolution {low_height}x{low_width} differ in shape; "
-                f"crop both alike"
+                f"Upsampler: {height}x{width} and the low resolution {low_height}x{low_width} differ in "
+                f"shape; crop both alike"
             )
         resized = self.resize(low_res, (height, width))
         output = self.unet(torch.cat([x_t, resized], dim=1), t)

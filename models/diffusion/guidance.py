@@ -16,13 +16,16 @@ class ConditionedNetwork(Protocol):
 
 @final
 class Guided:
-    """out(null) + scale * (out(condition) - out(null)) (GLIDE, 2112.10741, eq. 5), as a denoiser for the samplers.
+    """out(null) + scale * (out(condition) - out(null)) (GLIDE, 2112.10741, eq. 5), as a denoiser for the
+    samplers.
 
-    Both branches run in one forward of twice the batch.  Only the mean half of the output is guided; the variance
-    half, where there is one, is the conditional branch's.  Guiding epsilon, x0 or v is the same: each is an affine
-    function of the others at a given x_t.  At scale 1 the null branch has no weight and is not run.
+    Both branches run in one forward of twice the batch.  Only the mean half of the output is guided; the
+    variance half, where there is one, is the conditional branch's.  Guiding epsilon, x0 or v is the same:
+    each is an affine function of the others at a given x_t.  At scale 1 the null branch has no weight and is
+    not run.
 
-        denoise = Guided(decoder.denoise, {"time_shift": a, "context": b}, {"time_shift": a0, "context": b0}, 3.0)
+        denoise = Guided(decoder.denoise, {"time_shift": a, "context": b}, {"time_shift": a0, "context": b0},
+        3.0)
     """
 
     def __init__(
@@ -34,12 +37,15 @@ class Guided:
     ) -> None:
         if conditional.keys() != unconditional.keys():
             raise ValueError(
-                f"Guided: both branches need the same conditions, got {sorted(conditional)} and {sorted(unconditional)}"
+                f"Guided: both branches need the same conditions, got "
+                f"{sorted(conditional)} and {sorted(unconditional)}"
             )
         self.network = network
         self.scale = scale
         self._conditional = dict(conditional)
-        self._both = {k: torch.cat([conditional[k], unconditional[k]]) for k in conditional} if scale != 1 else {}
+        self._both = (
+            {k: torch.cat([conditional[k], unconditional[k]]) for k in conditional} if scale != 1 else {}
+        )
 
     def __call__(
         self, x_t: Float[Tensor, "batch channels *spatial"], t: Int[Tensor, "batch"], /

@@ -12,14 +12,16 @@ from torch import Tensor
 class SampleNoise:
     """Independent standard normal streams, one a sample.
 
-    Sample `first + i` of stream `stream` draws the same numbers whichever batch it is drawn in and on whichever
-    device: each sample owns a CPU generator seeded from (seed, stream, its index).  Give the stages of a cascade
-    different streams, so that they do not share noise.
+    Sample `first + i` of stream `stream` draws the same numbers whichever batch it is drawn in and on
+    whichever device: each sample owns a CPU generator seeded from (seed, stream, its index).  Give the stages
+    of a cascade different streams, so that they do not share noise.
     """
 
     def __init__(self, seed: int, count: int, *, first: int = 0, stream: int = 0) -> None:
         if min(seed, count, first, stream) < 0:
-            raise ValueError(f"SampleNoise: expected numbers of at least 0, got {seed=}, {count=}, {first=}, {stream=}")
+            raise ValueError(
+                f"SampleNoise: expected numbers of at least 0, got {seed=}, {count=}, {first=}, {stream=}"
+            )
         self.count = count
         self._generators = [
             torch.Generator().manual_seed(_seed(seed, stream, index)) for index in range(first, first + count)

@@ -52,7 +52,7 @@ class Diffusion:
         betas = betas.detach().cpu()
         if not bool(((betas > 0) & (betas <= 1)).all()):
             raise ValueError(
-                f"Diffusion: every beta must lie in (0, 1], got a range of [{betas.min():.3g}, {betas.max():.3g}]"
+                f"Diffusion: every beta must lie in (0, 1], got [{betas.min():.3g}, {betas.max():.3g}]"
             )
         self.betas = betas
         self.prediction: PredictionType = prediction
@@ -113,7 +113,8 @@ class Diffusion:
         t: Int[Tensor, "batch"],
         clip_x0: bool,
     ) -> Prediction:
-        """Read a network's raw output at step `t`.  `clip_x0` clamps x0 to [-1, 1]: images yes, embeddings no."""
+        """Read a network's raw output at step `t`.  `clip_x0` clamps x0 to [-1, 1]: images yes, embeddings
+        no."""
         output, log_variance = self._split(network_output, x_t, t)
         x0 = self._x0(output, x_t, t)
         if clip_x0:
@@ -135,9 +136,9 @@ class Diffusion:
         """Loss of each sample, averaged over its elements.
 
         The mean squared error of what the network predicts; with a learned variance, the hybrid loss
-        L_simple + 0.001 L_vlb (2102.09672, eq. 16).  L_vlb sums over all steps, so one sampled step stands for
-        `num_steps` of them: the factor is num_steps / 1000, on bits per element.  The variational term trains
-        the variance alone: the mean is detached in it.
+        L_simple + 0.001 L_vlb (2102.09672, eq. 16).  L_vlb sums over all steps, so one sampled step stands
+        for `num_steps` of them: the factor is num_steps / 1000, on bits per element.  The variational term
+        trains the variance alone: the mean is detached in it.
         """
         output, _ = self._split(network_output, x_t, t)
         loss = _mean_per_sample((self._target(x0, t, noise) - output) ** 2)
@@ -203,8 +204,8 @@ class Diffusion:
         expected = 2 * channels if self.variance == "learned_range" else channels
         if network_output.shape[1] != expected:
             raise ValueError(
-                f"Diffusion: variance {self.variance!r} expects {expected} output channels for {channels} channels "
-                f"of x_t, got {network_output.shape[1]}; the network and the process disagree on learned variance"
+                f"Diffusion: variance {self.variance!r} expects {expected} output channels for {channels} "
+                f"channels of x_t, got {network_output.shape[1]}; network and process disagree on it"
             )
         # Under autocast the output is half precision; the process always computes in the precision of x_t.
         network_output = network_output.to(x_t.dtype)

@@ -66,7 +66,8 @@ def ddim(
     clip_x0: bool = True,
     callback: Callback | None = None,
 ) -> Float[Tensor, "batch channels *spatial"]:
-    """DDIM (2010.02502, eq. 12).  `eta` 0 is deterministic, 1 has the variance of DDPM; `eta` > 0 needs `noise`."""
+    """DDIM (2010.02502, eq. 12).  `eta` 0 is deterministic, 1 has the variance of DDPM; `eta` > 0 needs
+    `noise`."""
     if eta > 0 and noise is None:
         raise ValueError(f"ddim: eta={eta} draws noise at every step: give noise=SampleNoise(...), or eta=0")
     x = x_T
@@ -94,8 +95,9 @@ def dpm_solver_pp_2m(
 ) -> Float[Tensor, "batch channels *spatial"]:
     """DPM-Solver++(2M), a deterministic second-order multistep solver (2211.01095, algorithm 2).
 
-    The first step is of first order (there is no earlier estimate to extrapolate from), and so is the last: it
-    goes to zero noise, where the log signal-to-noise ratio is infinite and the solver's limit is x_0 itself.
+    The first step is of first order (there is no earlier estimate to extrapolate from), and so is the last:
+    it goes to zero noise, where the log signal-to-noise ratio is infinite and the solver's limit is x_0
+    itself.
     """
     abar = diffusion.alphas_cumprod
     log_snr = 0.5 * (abar.log() - (1 - abar).log())

@@ -30,7 +30,9 @@ def linear_betas(steps: int) -> Float64[Tensor, "steps"]:
     _check_steps(steps)
     scale = 1000 / steps
     if scale * 0.02 > 1:
-        raise ValueError(f"linear_betas: expected at least 20 steps (the last beta must not exceed 1), got {steps}")
+        raise ValueError(
+            f"linear_betas: expected at least 20 steps (the last beta must not exceed 1), got {steps}"
+        )
     return torch.linspace(scale * 1e-4, scale * 0.02, steps, dtype=torch.float64)
 
 

@@ -1,0 +1,84 @@
+"""How each stage of the cascade is sampled: settings (JSON-safe, no torch needed to read them) and their
+use."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+from models.config import Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.diffusion.noise import SampleNoise
+    from models.diffusion.process import Diffusion
+    from models.diffusion.samplers import Callback, Denoiser
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class StageSampling(Config):
+    """Sampler, steps and guidance of one stage."""
+
+    sampler: Literal["ddpm", "ddim", "dpm_solver_pp_2m"] = "ddim"
+    steps: int | str = 50
+    """As `spaced_steps` takes them: 64, "10,10,3,2,2" or "ddim50"."""
+    guidance: float = 1.0
+    eta: float = 0.0
+    """Of DDIM: 0 deterministic, 1 as random as DDPM."""
+
+    def __post_init__(self) -> None:
+        if self.guidance < 0 or self.eta < 0:
+            raise ValueError(
+                f"StageSampling: guidance and eta must be at least 0, got {self.guidance} and {self.eta}"
+            )
+        if self.eta > 0 and self.sampler != "ddim":
+            raise ValueError(
+                f"StageSampling: eta belongs to sampler 'ddim', got {self.eta} with {self.sampler!r}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class CascadeSampling(Config):
+    """Sampling of the whole cascade.  The defaults are unCLIP's (2204.06125, Table 3 and sections 2.2 and
+    5.2), but for the prior's variance, which there is analytic (Analytic-DPM)."""
+
+    prior: StageSampling = StageSampling(sampler="ddpm", steps=64)
+    decoder: StageSampling = StageSampling(sampler="ddpm", steps=250, guidance=1.25)
+    upsamplers: tuple[StageSampling, ...] = (StageSampling(steps="10,10,3,2,2"), StageSampling(steps=15))
+    prior_candidates: int = 2
+    """Image embeddings drawn for each sample; the one of the largest dot product with the text embedding is
+    kept."""
+
+    def __post_init__(self) -> None:
+        if self.prior_candidates < 1:
+            raise ValueError(
+                f"CascadeSampling.prior_candidates: expected at least 1, got {self.prior_candidates}"
+            )
+        for i, stage in enumerate(self.upsamplers):
+            if stage.guidance != 1:
+                raise ValueError(
+                    f"CascadeSampling.upsamplers[{i}]: upsamplers are unconditional, guidance must be 1"
+                )
+
+
+def sample(
+    settings: StageSampling,
+    diffusion: "Diffusion",
+    denoise: "Denoiser",
+    x_T: "Tensor",
+    *,
+    noise: "SampleNoise",
+    clip_x0: bool,
+    callback: "Callback | None" = None,
+) -> "Tensor":
+    """Run the sampler that `settings` names over `diffusion` respaced to its steps; guidance is the
+    denoiser's."""
+    from models.diffusion import samplers
+
+    process = diffusion.spaced(settings.steps)
+    if settings.sampler == "ddpm":
+        return samplers.ddpm(process, denoise, x_T, noise=noise, clip_x0=clip_x0, callback=callback)
+    if settings.sampler == "ddim":
+        return samplers.ddim(
+            process, denoise, x_T, noise=noise, eta=settings.eta, clip_x0=clip_x0, callback=callback
+        )
+    return samplers.dpm_solver_pp_2m(process, denoise, x_T, clip_x0=clip_x0, callback=callback)
