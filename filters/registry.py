@@ -1,0 +1,48 @@
+"""Scorers by name.  A new scorer is one file and one line here.
+
+Classes are named, not imported: a run pays only for the libraries of the scorers that it uses.
+"""
+
+import difflib
+import importlib
+import inspect
+from typing import Any
+
+from filters.scorer import Scorer
+
+SCORERS: dict[str, str] = {
+    "caption_geometry": "filters.geometry:CaptionGeometry",
+    "embedding_similarity": "filters.embedding_similarity:EmbeddingSimilarity",
+    "explicit_image": "filters.explicit_image:ExplicitImage",
+    "image_geometry": "filters.geometry:ImageGeometry",
+    "lexicon_caption": "filters.lexicon_caption:LexiconCaption",
+    "toxic_caption": "filters.toxic_caption:ToxicCaption",
+}
+
+
+def load_scorer(name: str, **options: Any) -> Scorer:
+    """A ready scorer; ``options`` go to its constructor.
+
+    Raises ValueError for an unknown name or option, WeightsError when its files are missing or changed.
+    """
+    if name not in SCORERS:
+        raise ValueError(
+            f"unknown scorer {name!r}; known: {', '.join(sorted(SCORERS))}{nearest(name, SCORERS)}"
+        )
+    module, _, attribute = SCORERS[name].partition(":")
+    factory = getattr(importlib.import_module(module), attribute)
+    allowed = [parameter for parameter in inspect.signature(factory).parameters]
+    for option in options:
+        if option not in allowed:
+            raise ValueError(
+                f"scorer {name!r} has no option {option!r}; allowed: {', '.join(allowed) or 'none'}"
+                f"{nearest(option, allowed)}"
+            )
+    scorer: Scorer = factory(**options)
+    return scorer
+
+
+def nearest(given: str, known: Any) -> str:
+    """`` (did you mean 'x'?)`` for an error message, or nothing when no known name is close."""
+    close = difflib.get_close_matches(given, sorted(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
