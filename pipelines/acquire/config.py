@@ -1,0 +1,114 @@
+"""Settings of the acquire step; names and defaults are img2dataset's wherever it has the setting."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pipelines.step import Resources, StepConfig, input_of
+
+Interpolation = Literal["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"]
+ResizeMode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
+
+# Columns the corpus itself writes; an input column of this name would be overwritten.
+WRITTEN_COLUMNS = ("key", "status", "error_message", "width", "height", "original_width", "original_height")
+RESERVED_COLUMNS = frozenset({"url", "caption", "exif", "sha256", *WRITTEN_COLUMNS})
+
+
+class Columns(StepConfig):
+    """Names of the URL list's columns; `extra` columns travel on into the corpus unchanged."""
+
+    url: str = "url"
+    caption: str | None = "caption"
+    extra: tuple[str, ...] = ()
+
+    @field_validator("extra")
+    @classmethod
+    def _not_reserved(cls, extra: tuple[str, ...]) -> tuple[str, ...]:
+        if taken := sorted(RESERVED_COLUMNS.intersection(extra)):
+            raise ValueError(f"{taken} are written by acquire itself; leave them out of the extra columns")
+        return extra
+
+
+class FetchConfig(StepConfig):
+    """What may decide whether a URL is fetched.  Addresses are public unless listed in `allow_private`."""
+
+    total_timeout_s: float = Field(default=30.0, gt=0)
+    idle_timeout_s: float = Field(default=10.0, gt=0)
+    max_bytes: int = Field(default=32 * 2**20, gt=0)
+    max_redirects: int = Field(default=5, ge=0)
+    retries: int = Field(default=2, ge=0)
+    backoff_s: float = Field(default=0.5, ge=0)
+    user_agent: str = "unclip/0.1 (image-text corpus builder)"
+    user_agent_token: str = "unclip"
+    disallowed_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
+    allow_private: tuple[str, ...] = ()
+
+    @field_validator("allow_private")
+    @classmethod
+    def _networks(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        from infra.addresses import AddressPolicy
+
+        AddressPolicy.of(entries)
+        return entries
+
+
+class ImageConfig(StepConfig):
+    """How an image is checked, resized and encoded.
+
+    `orientation: exif` turns the picture the way its camera meant it; `as_stored` is what img2dataset does.
+    `max_pixels` (width * height) is checked against the header, before anything is decoded.  Quality is the
+    compression level, 0 to 9, for PNG.
+    """
+
+    size: int = Field(default=256, ge=1)
+    mode: ResizeMode = "border"
+    only_if_bigger: bool = False
+    upscale_interpolation: Interpolation = "lanczos"
+    downscale_interpolation: Interpolation = "area"
+    format: Literal["jpg", "png", "webp"] = "jpg"
+    quality: int = Field(default=95, ge=0, le=100)
+    orientation: Literal["exif", "as_stored"] = "exif"
+    min_side: int = Field(default=0, ge=0)
+    # Pillow's own limit, twice MAX_IMAGE_PIXELS, stands above ours.
+    max_pixels: int = Field(default=64_000_000, gt=0, le=178_956_970)
+    max_aspect_ratio: float = Field(default=10.0, ge=1)
+
+    @model_validator(mode="after")
+    def _png_quality(self) -> ImageConfig:
+        if self.format == "png" and self.quality > 9:
+            raise ValueError(f"quality of png is its compression, expected 0 to 9, got {self.quality}")
+        return self
+
+
+class AcquireConfig(StepConfig):
+    """Where the URLs are and what is kept of what they lead to.
+
+    Give either `urls` (an artifact) or `url_list` (a file: .parquet, .csv, .tsv or .txt).  With `serve` the
+    site of that artifact is served on loopback while acquiring.
+    """
+
+    urls: str | None = input_of("urls", optional=True)
+    serve: str | None = input_of("urls", optional=True)
+    url_list: str | None = None
+    columns: Columns = Columns()
+    # One row a shard would make img2dataset's keys ambiguous: they then have no digit for the row.
+    shard_size: int = Field(default=10_000, ge=2)
+    extract_exif: bool = False
+    fetch: FetchConfig = FetchConfig()
+    image: ImageConfig = ImageConfig()
+
+
+class AcquireResources(Resources):
+    """`connections` and `window` (rows under way, which bounds memory) are per shard in flight.
+
+    A shard claims less than a whole core because it also waits: for slow hosts most of all.
+    """
+
+    shards_in_flight: int = Field(default=4, ge=1)
+    cpus_per_shard: float = Field(default=0.5, gt=0)
+    decode_threads: int = Field(default=1, ge=1)
+    connections: int = Field(default=32, ge=1)
+    per_host: int = Field(default=16, ge=1)
+    window: int = Field(default=512, ge=1)
