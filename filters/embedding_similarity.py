@@ -31,12 +31,12 @@ class EmbeddingSimilarity:
         return {}
 
     def score(self, samples: Samples) -> dict[str, Float[np.ndarray, "n"]]:
-        """A zero or non-finite embedding has no direction: its score is NaN, which the checker refuses by key."""
+        """A zero or non-finite embedding has no direction: NaN, which `checked_scores` refuses."""
         image, text = samples.image_embeddings, samples.text_embeddings
         assert image is not None and text is not None, "checked_scores checks needs"
         if image.shape != text.shape:
             raise ValueError(
-                f"image embeddings are {image.shape}, text embeddings {text.shape}: expected the same encoder for both"
+                f"expected image and text embeddings of one encoder, got {image.shape} and {text.shape}"
             )
         return {"image_text_cosine": cosine_rows(image, text)}
 

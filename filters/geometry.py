@@ -11,7 +11,7 @@ from filters.scorer import Samples, ScoreSpec
 
 
 class CaptionGeometry:
-    """Caption length.  Counted after NFC and stripping, so that padding and decomposed accents do not count."""
+    """Caption length after NFC and stripping: padding and decomposed accents do not count."""
 
     name = "caption_geometry"
     version = 1

@@ -1,4 +1,4 @@
-"""Captions against word lists: sexual, hateful and violent phrase lists of ours, profanity of ``glin-profanity``.
+"""Captions against word lists: our sexual, hateful and violent phrases, profanity of ``glin-profanity``.
 
 The phrase lists were written from general knowledge and the open half of the planted captions.
 """
@@ -35,7 +35,9 @@ class LexiconCaption:
     version = 1
     needs = frozenset({"captions"})
     specs = tuple(
-        ScoreSpec(name=name, low=0.0, high=1.0, worse="high", description=f"{name.removeprefix('lexicon_')} wording")
+        ScoreSpec(
+            name=name, low=0.0, high=1.0, worse="high", description=f"{name.removeprefix('lexicon_')} wording"
+        )
         for name in SCORES
     )
 
@@ -99,7 +101,7 @@ class Profanity:
 
 
 def _readable(entry: str) -> str:
-    """Entries written in leetspeak ("$hit") as the words they hide: captions are matched in all their views."""
+    """Entries written in leetspeak ("$hit") as the words they hide: captions are matched in every view."""
     return views(entry)[-1] if not entry.replace(" ", "").isalnum() else entry
 
 
@@ -108,7 +110,9 @@ def _dictionary(language: str) -> Path:
     known = sorted(path.stem for path in find("data/dictionaries/english.json").parent.glob("*.json"))
     known.remove("globalWhitelist")
     if language not in known:
-        raise ValueError(f"lexicon_caption: no dictionary for language {language!r}; known: {', '.join(known)}")
+        raise ValueError(
+            f"lexicon_caption: no dictionary for language {language!r}; known: {', '.join(known)}"
+        )
     return find(f"data/dictionaries/{language}.json")
 
 

@@ -1,7 +1,7 @@
-"""Undoes what hides a word from a text scorer: invisible characters, look-alikes, leetspeak, spaced-out letters.
+"""Undoes what hides a word from a text scorer: invisible characters, look-alikes, leetspeak, spaced letters.
 
-A text is read in several *views*, the raw one first, and a scorer takes the maximum over them: a view can only
-add suspicion.  So a view may be wrong about harmless text ("4ever" -> "aever") and costs nothing there.
+A text is read in several *views*, the raw one first, and a scorer takes the maximum over them: a view can
+only add suspicion.  So it may be wrong about harmless text ("4ever" -> "aever") and costs nothing there.
 """
 
 import itertools
@@ -21,10 +21,12 @@ _LOOKALIKES = str.maketrans(
     "авсԁегһіјкӏмпорԛѕтцѵԝхуѡ"
     # Greek and Latin-like
     "αβεικνορτυχγωηıɡɑ",
-    "abcdeehijklmnopqstuvwxyw" "abeiknoptuxywniga",
+    "abcdeehijklmnopqstuvwxywabeiknoptuxywniga",
 )
 
-_LEET = str.maketrans({"0": "o", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "9": "g", "@": "a", "$": "s", "€": "e"})
+_LEET = str.maketrans(
+    {"0": "o", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "9": "g", "@": "a", "$": "s", "€": "e"}
+)
 # 1, ! and | stand for i or l: both readings are tried.
 _LEET_I = str.maketrans({"1": "i", "!": "i", "|": "i"})
 _LEET_L = str.maketrans({"1": "l", "!": "l", "|": "l"})
@@ -68,7 +70,7 @@ def score_views(
 
 
 def _plain(text: str) -> str:
-    """Lower case, compatibility forms folded, invisible characters and accents removed, look-alikes in Latin."""
+    """Lower case, compatibility forms folded, no invisible characters or accents, look-alikes in Latin."""
     if text.isascii():
         return text.lower()
     decomposed = unicodedata.normalize("NFKD", text)
@@ -78,7 +80,7 @@ def _plain(text: str) -> str:
 
 
 def _latin(word: str) -> str:
-    """Maps look-alikes of a word that mixes scripts or is made of look-alikes only; other words are what they are."""
+    """Maps look-alikes of a word that mixes scripts or holds nothing else; other words are what they are."""
     mapped = word.translate(_LOOKALIKES)
     return mapped if mapped.isascii() else word
 

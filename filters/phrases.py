@@ -152,7 +152,7 @@ class PhraseList:
             for name in rule.sequence:
                 if name not in file.sets:
                     raise ValueError(
-                        f"{path}: rule {rule.name!r} names set {name!r}; the file has {', '.join(sorted(file.sets))}"
+                        f"{path}: rule {rule.name!r}: no set {name!r}; known: {', '.join(file.sets)}"
                     )
         return cls(file)
 
@@ -162,7 +162,9 @@ class PhraseList:
         if not found:
             return NO_MATCH
         matches = [
-            Match(score=score, reason=found[label][0][1]) for label, score in self._scores.items() if label in found
+            Match(score=score, reason=found[label][0][1])
+            for label, score in self._scores.items()
+            if label in found
         ]
         matches += [Match(score=rule.score, reason=rule.name) for rule in self.rules if _holds(rule, found)]
         return max(matches, key=lambda match: match.score, default=NO_MATCH)

@@ -31,7 +31,7 @@ def load_scorer(name: str, **options: Any) -> Scorer:
         )
     module, _, attribute = SCORERS[name].partition(":")
     factory = getattr(importlib.import_module(module), attribute)
-    allowed = [parameter for parameter in inspect.signature(factory).parameters]
+    allowed = list(inspect.signature(factory).parameters)
     for option in options:
         if option not in allowed:
             raise ValueError(

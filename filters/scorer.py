@@ -15,7 +15,7 @@ Direction = Literal["high", "low", "neither"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSpec:
-    """One named score: its closed range and which end is worse ("neither" for plain facts such as a width)."""
+    """One named score: its closed range, and which end is worse ("neither" for facts such as a width)."""
 
     name: str
     low: float
@@ -47,12 +47,12 @@ class Samples:
             value = getattr(self, field.name)
             if value is not None and len(value) != len(self.keys):
                 raise ValueError(
-                    f"samples.{field.name} has {len(value)} entries, expected one for each of {len(self.keys)} keys"
+                    f"samples.{field.name} has {len(value)} entries, expected {len(self.keys)}, one per key"
                 )
         for key, image in zip(self.keys, self.images or [], strict=False):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise ValueError(
-                    f"samples.images, key {key!r}: expected uint8 (h, w, 3) RGB, got {image.dtype} {image.shape}"
+                    f"samples.images, key {key!r}: expected uint8 (h, w, 3), got {image.dtype} {image.shape}"
                 )
 
     def __len__(self) -> int:
@@ -118,6 +118,6 @@ def _check_values(scorer: str, spec: ScoreSpec, scores: Mapping[str, np.ndarray]
     if bad.any():
         first = int(np.argmax(bad))
         raise ScoreError(
-            f"{where}: expected values in [{spec.low}, {spec.high}], got {values[first]} at key {keys[first]!r} "
+            f"{where}: expected [{spec.low}, {spec.high}], got {values[first]} at key {keys[first]!r} "
             f"({int(bad.sum())} of {len(keys)} are out of range)"
         )

@@ -11,7 +11,7 @@ import collections
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -35,16 +35,18 @@ ROWS_PER_PASS = 128
 
 
 class ToxicCaption:
-    """Six probabilities, ``toxic_<label>``, each the maximum over the caption's views and windows of 100 words.
+    """Six probabilities, ``toxic_<label>``, each the maximum over the caption's views and 100-word windows.
 
-    Windows are a deviation: the package keeps the last 100 words only, so that anything said before is unseen.
+    Windows are a deviation: the package keeps the last 100 words only; anything said before is unseen.
     """
 
     name = "toxic_caption"
     version = 1
     needs = frozenset({"captions"})
     specs = tuple(
-        ScoreSpec(name=f"toxic_{label}", low=0.0, high=1.0, worse="high", description=f"P({label}), Jigsaw label")
+        ScoreSpec(
+            name=f"toxic_{label}", low=0.0, high=1.0, worse="high", description=f"P({label}), Jigsaw label"
+        )
         for label in LABELS
     )
 
@@ -89,7 +91,7 @@ class ToxicCaption:
 
 
 def _windows(ids: list[int]) -> list[list[int]]:
-    """The ids in windows of at most 100, half overlapping; a caption without a known word is one empty window."""
+    """The ids in windows of at most 100, half overlapping; without a known word, one empty window."""
     if len(ids) <= WINDOW:
         return [ids]
     starts = range(0, len(ids) - WINDOW // 2, WINDOW // 2)
@@ -137,11 +139,11 @@ class ToxicNetwork(nn.Module):
 
 
 class WordTokenizer:
-    """Keras' legacy word tokenizer: lower case, separators to spaces, known words to ids, the rest left out."""
+    """Keras' legacy word tokenizer: lower case, split at separators, known words to ids."""
 
     def __init__(self, words: dict[str, int], separators: str) -> None:
         self._words = words
-        self._table = str.maketrans({character: " " for character in separators})
+        self._table = str.maketrans(dict.fromkeys(separators, " "))
 
     def ids(self, text: str) -> list[int]:
         words = text.lower().translate(self._table).split(" ")
@@ -161,9 +163,9 @@ class _Attributes:
 
 
 class _ContainerUnpickler(pickle.Unpickler):
-    """Resolves the four names that the tokenizer's file uses, to plain containers, and refuses every other."""
+    """Resolves the four names in the tokenizer's file to plain containers and refuses every other."""
 
-    _ALLOWED: dict[tuple[str, str], Any] = {
+    _ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
         ("keras.src.legacy.preprocessing.text", "Tokenizer"): _Attributes,
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("collections", "defaultdict"): collections.defaultdict,
@@ -172,5 +174,5 @@ class _ContainerUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"refused to resolve {module}.{name}: only plain containers are read")
+            raise pickle.UnpicklingError(f"refused {module}.{name}: only plain containers are read")
         return self._ALLOWED[module, name]
