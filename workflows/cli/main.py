@@ -1,0 +1,64 @@
+"""The command `unclip`.  Exit codes: 0 done, 1 failed, 2 refused, 130 interrupted."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from workflows.cli.doctor import doctor
+from workflows.cli.generate import generate
+from workflows.cli.plan import plan
+from workflows.cli.run import run
+from workflows.cli.schema import schema
+from workflows.cli.status import status
+from workflows.cli.ui import ui
+from workflows.refusal import Refusal, StepFailed
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="unclip", prog_name="unclip")
+def cli() -> None:
+    """From a list of image URLs with captions to a curated corpus and an evaluated, registered unCLIP model.
+
+    \b
+    unclip doctor                         is everything here?
+    unclip plan demo                      what would be done, for how long, what speaks against it
+    unclip run demo                       do it; the same command again goes on where it was stopped
+    unclip generate "a red heart" -n 4    draw with the newest model
+    unclip ui                             look at runs, metrics and pictures in MLflow
+    """
+
+
+for command in (plan, run, status, generate, ui, doctor, schema):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; every refusal is one line on stderr."""
+    sys.exit(run_cli(sys.argv[1:]))
+
+
+def run_cli(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    try:
+        code = cli.main(arguments, prog_name="unclip", standalone_mode=False)
+        return int(code or 0)
+    except Refusal as refusal:
+        return _complain(refusal.problems, 2)
+    except click.ClickException as error:
+        return _complain([error.format_message()], 2)
+    except StepFailed as failure:
+        return _complain([str(failure)], 1)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain(["interrupted; the same command goes on from what is committed"], 130)
+
+
+def _complain(lines: list[str], code: int) -> int:
+    for line in lines:
+        print(f"unclip: {line}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

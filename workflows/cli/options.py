@@ -1,0 +1,38 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+root_option = click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    default=Path("unclip-root"),
+    envvar="UNCLIP_ROOT",
+    show_default=True,
+    show_envvar=True,
+    help="Folder that holds artifacts, runs and tracking.",
+)
+
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="a.b=c",
+    help="Override a value of the recipe, as in --set steps.decoder.steps=100; may be given several times.",
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+
+only_option = click.option(
+    "--only", metavar="STEP", help="Just this step; what it takes must be finished already."
+)
+
+from_option = click.option(
+    "--from",
+    "start",
+    metavar="STEP",
+    help="This step and all that follow from it; what they take from others must be finished already.",
+)
