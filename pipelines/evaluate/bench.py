@@ -1,0 +1,93 @@
+"""Everything an evaluation has open: the cascade, the held-out samples, the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from infra.store import Artifact
+from models.cascade import UnCLIP
+from pipelines.aligned import encoder_identity
+from pipelines.cascade_io import CascadeError, Stage, compose, open_stage, vocab_size_of
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.generated import Eyes
+from pipelines.evaluate.held_out import Prompts, Source
+from pipelines.evaluate.statistics import Figure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+UPSAMPLERS = ("upsampler_256", "upsampler_1024")
+Figures = dict[str, Figure]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Shared by all sections of an evaluation."""
+
+    config: EvaluateConfig
+    cascade: UnCLIP
+    stages: Mapping[str, Stage]
+    """Trained stages by name: prior, decoder, and each upsampler by its output side, in order."""
+    source: Source
+    eyes: Eyes
+
+    @staticmethod
+    def open(config: EvaluateConfig, inputs: Mapping[str, Artifact], work: Path, threads: int) -> Bench:
+        """Load all of it.  Raises `CascadeError` where the parts are not of one cascade and one encoder."""
+        torch.set_num_threads(threads)
+        prior, decoder = open_stage(inputs["prior"].path), open_stage(inputs["decoder"].path)
+        upsamplers = [open_stage(inputs[name].path) for name in UPSAMPLERS if name in inputs]
+        cascade = compose(prior, decoder, upsamplers)
+        heads = inputs["clip_heads"].path if "clip_heads" in inputs else None
+        eyes = Eyes.open(config.encoder, heads, threads)
+        expected = encoder_identity(inputs["embeddings"])
+        if eyes.identity != expected:
+            raise CascadeError(
+                f"the embeddings were made by {expected.get('name')!r}, not by encoder {config.encoder!r} "
+                f"with the heads given; wire `clip_heads` to the step that `embeddings` was made with"
+            )
+        stages = {"prior": prior, "decoder": decoder}
+        for upsampler, network in zip(upsamplers, cascade.config.upsamplers, strict=True):
+            stages[f"upsampler_{network.image_size}"] = upsampler
+        source = Source(
+            corpus=inputs["corpus"],
+            embeddings=inputs["embeddings"],
+            verdict=inputs["verdict"],
+            work=work,
+            context=min(cascade.config.prior.context, cascade.config.decoder.text_context),
+            vocab_size=vocab_size_of(cascade.config),
+            seed=config.seed,
+        )
+        return Bench(config=config, cascade=cascade, stages=stages, source=source, eyes=eyes)
+
+    @property
+    def decoder_side(self) -> int:
+        """Side in pixels of the decoder's images."""
+        return self.cascade.config.decoder.image_size
+
+    def decode(self, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
+        """Best-of-two image embeddings (n, d) and the decoder's images in [-1, 1] (n, 3, side, side)."""
+        sampling, seed, batch = self.config.sampling, self.config.seed, self.config.batch
+        embeddings, images = [], []
+        for start in range(0, len(prompts.tokens), batch):
+            part = prompts.take(slice(start, start + batch))
+            z = self.cascade.sample_prior(
+                part.tokens,
+                part.mask,
+                part.text_embedding,
+                seed=seed,
+                settings=sampling.prior,
+                candidates=sampling.prior_candidates,
+                first_index=start,
+            )
+            embeddings.append(z)
+            images.append(
+                self.cascade.decode(
+                    z, part.tokens, part.mask, seed=seed, settings=sampling.decoder, first_index=start
+                )
+            )
+        return torch.cat(embeddings), torch.cat(images)

@@ -1,0 +1,68 @@
+"""What an evaluation is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from models.sampling import CascadeSampling
+from pipelines.step import Resources, StepConfig, input_of
+
+PROMPTS = (
+    "red heart",
+    "yellow star",
+    "cat face",
+    "green apple",
+    "house",
+    "blue fish",
+    "tree",
+    "smiling face",
+)
+
+
+class EvaluateConfig(StepConfig):
+    """Sizes, sampling and prompts of an evaluation; every part of the cascade is an input."""
+
+    corpus: Any = input_of("corpus")
+    embeddings: Any = input_of("embeddings", "annotation")
+    verdict: Any = input_of("verdict")
+    clip_heads: Any = input_of("clip_heads", optional=True)
+    prior: Any = input_of("prior")
+    decoder: Any = input_of("decoder")
+    upsampler_256: Any = input_of("upsampler", optional=True)
+    upsampler_1024: Any = input_of("upsampler", optional=True)
+
+    encoder: str = "lit"
+    """As the annotation's; its heads are the input `clip_heads`."""
+    sampling: CascadeSampling = CascadeSampling()
+    """Also what the registered model samples with."""
+    prompts: tuple[str, ...] = PROMPTS
+    """Fixed prompts of the grid."""
+    seed: int = Field(default=0, ge=0)
+    test_samples: int = Field(default=1000, ge=8)
+    """At most so many held-out samples for the prior."""
+    train_samples: int = Field(default=20_000, ge=8)
+    """At most so many training samples for ridge regression, means and nearest neighbours."""
+    posterior_samples: int = Field(default=16, ge=2)
+    """Samples of the prior whose mean stands for its posterior mean."""
+    loss_samples: int = Field(default=128, ge=8)
+    loss_draws: int = Field(default=4, ge=1)
+    """Noisings of each held-out sample."""
+    generated: int = Field(default=64, ge=8)
+    """Held-out captions for which an image is generated."""
+    reference: int = Field(default=128, ge=8)
+    """Real images on either side of a distance."""
+    upsampled: int = Field(default=24, ge=4)
+    """Held-out images that each upsampler enlarges."""
+    samples_per_prompt: int = Field(default=2, ge=1)
+    neighbours: int = Field(default=3, ge=1)
+    batch: int = Field(default=16, ge=1)
+    attribution: str = ""
+    """Printed on every picture that shows images of the corpus."""
+
+
+class EvaluateResources(Resources):
+    """CPU threads of the networks."""
+
+    threads: int = Field(default=2, ge=1)

@@ -1,0 +1,170 @@
+"""From prompts to pictures with a model folder: `unclip generate "a red heart" -n 4 --out out/`.
+
+The picture of (prompt, seed, index) is the same whatever else is asked for in the same call: other prompts, a
+larger `n`, another batch size (up to the last bits, in which kernels differ by batch size).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+
+from infra.progress import Progress
+from models.sampling import CascadeSampling
+
+if TYPE_CHECKING:
+    from pipelines.cascade_io import LoadedCascade
+    from pipelines.encoders.base import Encoder
+
+Picture = UInt8[np.ndarray, "h w 3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """A loaded model with its text encoder."""
+
+    cascade: LoadedCascade
+    encoder: Encoder
+    sampling: CascadeSampling
+
+    @staticmethod
+    def load(
+        model_dir: Path,
+        *,
+        guidance: float | None = None,
+        steps: int | None = None,
+        threads: int | None = None,
+    ) -> Sampler:
+        """Read a model folder and the encoder it was trained with.
+
+        guidance: of the decoder, instead of the model's own.  steps: of prior and decoder, likewise.
+        Raises `CascadeError` where the folder is no model or the installed encoder is another one.
+        """
+        import torch
+
+        from pipelines.cascade_io import CascadeError, read_cascade
+        from pipelines.encoders.registry import load_encoder
+
+        cascade = read_cascade(model_dir)
+        threads = threads or torch.get_num_threads()
+        encoder = load_encoder(cascade.encoder, heads=cascade.heads, threads=threads)
+        if encoder.identity != dict(cascade.encoder_identity):
+            different = sorted(
+                key
+                for key in {*encoder.identity, *cascade.encoder_identity}
+                if encoder.identity.get(key) != cascade.encoder_identity.get(key)
+            )
+            raise CascadeError(
+                f"{model_dir} was trained on embeddings of another encoder {cascade.encoder!r} than the one "
+                f"installed: {', '.join(different)} differ"
+            )
+        sampling = _override(cascade.sampling, guidance=guidance, steps=steps)
+        return Sampler(cascade=cascade, encoder=encoder, sampling=sampling)
+
+    def check(self, prompt: str) -> None:
+        """Raises `ValueError` on an empty prompt, or one longer than the model's context."""
+        from pipelines.train.tokens import tokenize_prompts
+
+        if not prompt.strip():
+            raise ValueError("the prompt is empty; describe the picture")
+        tokenize_prompts([prompt], self.cascade.context, self.cascade.vocab_size)
+
+    def sample(self, prompt: str, *, count: int, seed: int, first: int = 0) -> list[list[Picture]]:
+        """Pictures `first` to `first + count` of the prompt: each a list by stage, the last the largest.
+
+        Raises `ValueError` as `check` does.
+        """
+        import torch
+
+        from pipelines.pictures import to_u8
+        from pipelines.train.tokens import tokenize_prompts
+
+        self.check(prompt)
+        tokens, mask = tokenize_prompts([prompt], self.cascade.context, self.cascade.vocab_size)
+        text = torch.from_numpy(self.encoder.encode_texts([prompt]))
+        generated = self.cascade.model.generate(
+            tokens, mask, text, seed=seed, samples=count, sampling=self.sampling, first_index=first
+        )
+        stages = [to_u8(images.numpy()) for images in generated.images_m11]
+        return [[stage[i] for stage in stages] for i in range(count)]
+
+    def png(self, picture: Picture, prompt: str, seed: int, index: int) -> bytes:
+        """PNG bytes that say what made them: prompt, seed, index and model digest as text chunks."""
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+
+        text = PngInfo()
+        facts = {"prompt": prompt, "seed": seed, "index": index, "model": self.cascade.digest}
+        for name, value in facts.items():
+            text.add_text(f"unclip:{name}", str(value))
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "PNG", pnginfo=text)
+        return buffer.getvalue()
+
+
+def generate(
+    model_dir: Path,
+    prompts: Sequence[str],
+    *,
+    n: int = 1,
+    seed: int = 0,
+    out_dir: Path,
+    guidance: float | None = None,
+    steps: int | None = None,
+    batch: int = 8,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Write `n` pictures of each prompt to `out_dir`, and `grid.png` of all; returns the paths, grid last.
+
+    Raises `ValueError` for a prompt that is empty or too long, `CascadeError` for a folder that is no model.
+    """
+    from PIL import Image
+
+    if n < 1 or not prompts:
+        raise ValueError(f"nothing to generate: {len(prompts)} prompts, {n} pictures of each")
+    sampler = Sampler.load(model_dir, guidance=guidance, steps=steps)
+    for prompt in prompts:
+        sampler.check(prompt)
+    progress = progress or Progress("generate", quiet=True)
+    progress.start(n * len(prompts), unit="images")
+    out_dir.mkdir(parents=True, exist_ok=True)
+    paths: list[Path] = []
+    rows: list[list[Picture]] = []
+    for number, prompt in enumerate(prompts):
+        rows.append([])
+        for first in range(0, n, batch):
+            count = min(batch, n - first)
+            for i, stages in enumerate(sampler.sample(prompt, count=count, seed=seed, first=first)):
+                path = out_dir / _file_name(prompts, number, seed, first + i)
+                path.write_bytes(sampler.png(stages[-1], prompt, seed, first + i))
+                paths.append(path)
+                rows[-1].append(stages[-1])
+            progress.advance(count)
+    progress.close()
+    grid = out_dir / "grid.png"
+    Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in rows])).save(grid, "PNG")
+    return [*paths, grid]
+
+
+def _override(sampling: CascadeSampling, *, guidance: float | None, steps: int | None) -> CascadeSampling:
+    prior, decoder = sampling.prior, sampling.decoder
+    if guidance is not None:
+        decoder = dataclasses.replace(decoder, guidance=guidance)
+    if steps is not None:
+        prior, decoder = dataclasses.replace(prior, steps=steps), dataclasses.replace(decoder, steps=steps)
+    return dataclasses.replace(sampling, prior=prior, decoder=decoder)
+
+
+def _file_name(prompts: Sequence[str], number: int, seed: int, index: int) -> str:
+    """`a-red-heart-s0-0000.png`; prompts that read alike are told apart by their number."""
+    slugs = [re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:48] or "prompt" for prompt in prompts]
+    prefix = f"{number}-" if slugs.count(slugs[number]) > 1 else ""
+    return f"{prefix}{slugs[number]}-s{seed}-{index:04d}.png"
