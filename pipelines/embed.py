@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from pipelines.aligned import (
 )
 from pipelines.encoders.lit import lit_identity, load_heads
 from pipelines.step import Context, Resources, Step, StepConfig, input_of
+
+
+SIDES: tuple[Literal["img", "text"], ...] = ("img", "text")
 
 
 class EmbedConfig(StepConfig):
@@ -56,7 +59,8 @@ class Embed(Step[EmbedConfig, Resources]):
         context.progress.start(annotation.rows.kept, done=sum(r.rows.kept for r in committed.values()))
         for name in names:
             files = {}
-            for which, encode in (("img", heads.encode_image), ("text", heads.encode_text)):
+            for which in SIDES:
+                encode = heads.encode_image if which == "img" else heads.encode_text
                 features = torch.from_numpy(np.array(read_embeddings(annotation, which, name), np.float32))
                 with torch.inference_mode():
                     embeddings = encode(features).numpy().astype(np.float16)

@@ -54,7 +54,7 @@ class TrainClip(Step[TrainClipConfig, Resources]):
     Config = TrainClipConfig
 
     def run(self, context: Context[TrainClipConfig, Resources]) -> dict[str, Any]:
-        """Writes `heads.safetensors` and `config.json`; returns recall on the test split and its chance level."""
+        """Writes `heads.safetensors` and `config.json`; returns recall on the test split, and chance."""
         import torch
         from safetensors.torch import save
 
@@ -137,7 +137,7 @@ def fit(context: Context[TrainClipConfig, Resources], pairs: Pairs) -> tuple[Cli
                 heads.encode_image(image[rows]), heads.encode_text(text[rows]), heads.logit_scale
             )
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             losses.append(float(loss.detach()))
         schedule.step()
