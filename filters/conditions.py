@@ -36,9 +36,7 @@ class Condition(BaseModel):
         if len(given) != 1 or bounded != (self.score is not None):
             raise ValueError(f"expected exactly one form: {FORMS}")
         if self.above is not None and self.below is not None and self.above >= self.below:
-            raise ValueError(
-                f"above ({self.above}) must be less than below ({self.below}): nothing lies between"
-            )
+            raise ValueError(f"nothing lies above {self.above} and below {self.below}")
         return self
 
     def leaves(self, path: str) -> Iterator[tuple[str, "Condition"]]:

@@ -52,8 +52,9 @@ def perceptual_pairs(
 ) -> Int[np.ndarray, "pairs 2"]:
     """Pairs (i < j) that a hash proposes and the thumbnails confirm.
 
-    max_bits: bits in which pHash or dHash may differ.  max_difference: by how much of 255 any value of the two
-    thumbnails may differ.  The defaults find a copy that was resized and saved as JPEG, not one that was cropped, mirrored or framed.
+    max_bits: bits in which pHash or dHash may differ.
+    max_difference: by how much of 255 any value of the two thumbnails may differ.
+    The defaults find a copy that was resized and saved as JPEG, not one that was cropped, mirrored or framed.
     """
     proposed = np.unique(np.concatenate([hamming_pairs(column, max_bits) for column in hashes.T]), axis=0)
     near = np.zeros(len(proposed), dtype=bool)
@@ -69,7 +70,7 @@ def hamming_pairs(hashes: UInt64[np.ndarray, "n"], max_bits: int) -> Int[np.ndar
 
     Multi-index hashing (Norouzi et al. 2012): cut into max_bits + 1 bands, two such hashes agree in at least
     one band (pigeonhole), so only rows that share a band are compared.  Exact, not approximate.
-    Raises ValueError unless 0 <= max_bits < 16: wider, the bands are so short that everything is compared.
+    Raises ValueError unless 0 <= max_bits < 16: with shorter bands everything would be compared.
     """
     if not 0 <= max_bits < 16:
         raise ValueError(f"max_bits: expected 0 to 15, got {max_bits}")
@@ -122,7 +123,7 @@ def duplicate_clusters(pairs: Int[np.ndarray, "pairs 2"], n: int) -> Int[np.ndar
 def kept_copies(
     clusters: Int[np.ndarray, "n"], areas: Int[np.ndarray, "n"], keys: Sequence[str]
 ) -> Bool[np.ndarray, "n"]:
-    """True for the one row that each cluster keeps: the largest image, of equals the one with the smallest key."""
+    """True for the one row that each cluster keeps: the largest image, then the smallest key."""
     order = np.lexsort((np.asarray(keys, dtype=str), -np.asarray(areas, dtype=np.int64), clusters))
     ordered = clusters[order]
     kept = np.zeros(len(clusters), dtype=bool)

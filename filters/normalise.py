@@ -95,4 +95,10 @@ def _read_leet(text: str, ambiguous: dict[int, str]) -> str:
 
 
 def _join_spaced(text: str) -> str:
-    return _SPACED.sub(lambda match: _SEPARATORS.sub("", match.group()), text)
+    """Joins spaced-out letters.  "a n u d e" reads "anude" and "nude": the first may be an article."""
+
+    def joined(match: re.Match[str]) -> str:
+        word = _SEPARATORS.sub("", match.group())
+        return f"{word} {word[1:]}" if word[0] in "ai" else word
+
+    return _SPACED.sub(joined, text)

@@ -156,7 +156,8 @@ class Policy(BaseModel):
         # Index -1 (no rule) becomes the last entry.
         reason = _take([*reasons, "kept"], judged.deciding % (len(self.rules) + 1))
         if not ok.all():
-            failed = pc.binary_join_element_wise("failed", scores["status"].cast(pa.string()), ": ")
+            status = pc.fill_null(scores["status"].cast(pa.string()), "unknown")
+            failed = pc.binary_join_element_wise("failed", status, ": ")
             reason = pc.if_else(pa.array(ok), reason, failed)
         undecided = judged.deciding < 0
         columns = [

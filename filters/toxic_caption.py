@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from filters.normalise import NORMALISE_VERSION, score_views
 from filters.scorer import Samples, ScoreSpec
@@ -110,7 +111,10 @@ class ToxicNetwork(nn.Module):
 
     def forward(self, ids: Int[Tensor, "rows 100"]) -> Float[Tensor, "rows 6"]:
         states, _ = self.lstm(self.embedding(ids))
-        return torch.sigmoid(self.output(torch.relu(self.hidden(states.amax(dim=1)))))
+        # The head runs in float64: in float32 its last bit depends on a row's place in the batch.
+        pooled = states.amax(dim=1).double()
+        hidden = torch.relu(linear(pooled, self.hidden.weight.double(), self.hidden.bias.double()))
+        return torch.sigmoid(linear(hidden, self.output.weight.double(), self.output.bias.double())).float()
 
     @classmethod
     def from_h5(cls, path: Path) -> "ToxicNetwork":
