@@ -1,0 +1,41 @@
+"""Commits an annotated shard: embeddings and metadata in clip-retrieval's layout, cut as the corpus is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from infra.shards import write_parquet
+from infra.store import Draft, Rows
+from pipelines.aligned import embedding_file, metadata_file
+from pipelines.annotate.annotator import AnnotatedChunk
+from pipelines.annotate.chunks import DAMAGED
+
+BATCH_KEY = b"encoder_batch"
+
+
+def commit_shard(draft: Draft, shard: str, *chunks: AnnotatedChunk) -> Rows:
+    """Write and commit a shard from its chunks in order; returns its row account.
+
+    The smallest batch any chunk was encoded with stands in the metadata's schema, `encoder_batch`.
+    """
+    image_file, text_file, table_file = (
+        embedding_file("img", shard),
+        embedding_file("text", shard),
+        metadata_file(shard),
+    )
+    files = {name: draft.temporary(name) for name in (image_file, text_file, table_file)}
+    for name, parts in (
+        (image_file, [chunk.image_embeddings for chunk in chunks]),
+        (text_file, [chunk.text_embeddings for chunk in chunks]),
+    ):
+        with files[name].open("wb") as stream:
+            np.save(stream, np.concatenate(parts) if parts else np.zeros((0, 0), np.float16))
+    table = pa.concat_tables([chunk.metadata for chunk in chunks]) if chunks else pa.table({"key": pa.array([], pa.string())})
+    batch = min((chunk.batch for chunk in chunks), default=0)
+    write_parquet(files[table_file], table.replace_schema_metadata({BATCH_KEY: str(batch)}))
+    damaged = sum(status == DAMAGED for status in table["status"].to_pylist()) if chunks else 0
+    reasons = {DAMAGED: damaged} if damaged else {}
+    account = Rows(total=len(table), kept=len(table) - damaged, failed=damaged, reasons=reasons)
+    draft.commit_shard(shard, files, account)
+    return account
