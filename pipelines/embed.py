@@ -21,7 +21,6 @@ from pipelines.aligned import (
 from pipelines.encoders.lit import lit_identity, load_heads
 from pipelines.step import Context, Resources, Step, StepConfig, input_of
 
-
 SIDES: tuple[Literal["img", "text"], ...] = ("img", "text")
 
 
