@@ -137,7 +137,7 @@ def _pick(rng: random.Random, choices: Sequence[tuple[Any, int]]) -> Any:
 
 def _look(rng: random.Random, sides: Sequence[tuple[int, int]] = SIDES) -> Look:
     image_format = _pick(rng, FORMATS)
-    cropped = rng.random() < 0.25
+    cropped = sides is SIDES and rng.random() < 0.25  # a large one stays as large as it says
     return Look(
         side=_pick(rng, sides),
         ratio=1.0 if cropped else _pick(rng, RATIOS),

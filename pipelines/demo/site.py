@@ -38,7 +38,7 @@ class OpenMojiSiteConfig(StepConfig):
     the share `trouble` of all rows.
     """
 
-    images: int = Field(default=1746, ge=1)
+    images: int = Field(default=1743, ge=1)
     large: int = Field(default=200, ge=0)
     planted: int = Field(default=60, ge=0, le=60)
     skin_tones: int = Field(default=100, ge=0)
