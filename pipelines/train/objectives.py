@@ -1,0 +1,131 @@
+"""What each stage is trained on: from a batch of the stream to one loss per sample.
+
+B batch, L text context, d embedding width.  Whatever is random is drawn from the samples' own generators
+(`Draws`), so a loss does not depend on how the global batch was cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from models.config import DiffusionConfig
+from models.degradation import blur, bsr, downsample
+from models.diffusion.process import Diffusion
+from models.prior import embedding_scale
+from pipelines.train.draws import Draws
+from pipelines.train.stream import Batch
+
+Network = Callable[..., Tensor]
+
+
+class Objective(Protocol):
+    """The loss of a stage."""
+
+    def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, "B"]:
+        """One loss per sample, unweighted, averaged over its elements.  `network` may be an engine's."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PriorObjective:
+    """Mean squared error of the predicted x_0 (2204.06125, section 2.2): the embedding, scaled."""
+
+    diffusion: DiffusionConfig
+    embedding_dim: int
+    drop_text: float = 0.1
+    """Share of samples trained without caption and text embedding, for classifier-free guidance."""
+
+    def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, "B"]:
+        process, device = _process(self.diffusion), draws.device
+        x0 = _to(device, batch.image_embedding) * embedding_scale(self.embedding_dim)
+        t = draws.timesteps(process.num_steps)
+        noise = draws.normal(tuple(x0.shape[1:]))
+        drop = draws.uniform() < self.drop_text
+        x_t = process.q_sample(x0, t, noise)
+        output = network(
+            x_t,
+            t,
+            _to(device, batch.tokens),
+            _to(device, batch.mask),
+            _to(device, batch.text_embedding),
+            drop,
+        )
+        return process.training_losses(output.float(), x0, x_t, t, noise)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderObjective:
+    """The hybrid loss with learned variance; embedding and caption dropped independently (section 2.1)."""
+
+    diffusion: DiffusionConfig
+    drop_image: float = 0.1
+    drop_text: float = 0.5
+
+    def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, "B"]:
+        process, device = _process(self.diffusion), draws.device
+        x0 = _pixels(batch, device)
+        t = draws.timesteps(process.num_steps)
+        noise = draws.normal(tuple(x0.shape[1:]))
+        drop_image, drop_text = draws.uniform() < self.drop_image, draws.uniform() < self.drop_text
+        x_t = process.q_sample(x0, t, noise)
+        output = network(
+            x_t,
+            t,
+            _to(device, batch.image_embedding),
+            _to(device, batch.tokens),
+            _to(device, batch.mask),
+            drop_image,
+            drop_text,
+        )
+        return process.training_losses(output.float(), x0, x_t, t, noise)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpsamplerObjective:
+    """The plain diffusion loss on crops, given their degraded low resolution version (section 2.1)."""
+
+    diffusion: DiffusionConfig
+    scale: int
+    degradation: Literal["none", "blur", "bsr"] = "blur"
+
+    def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, "B"]:
+        process, device = _process(self.diffusion), draws.device
+        x0 = _pixels(batch, device)
+        low_res = self.low_resolution(x0, draws)
+        t = draws.timesteps(process.num_steps)
+        noise = draws.normal(tuple(x0.shape[1:]))
+        x_t = process.q_sample(x0, t, noise)
+        return process.training_losses(network(x_t, t, low_res).float(), x0, x_t, t, noise)
+
+    def low_resolution(self, x0: Float[Tensor, "B 3 H W"], draws: Draws) -> Float[Tensor, "B 3 h w"]:
+        """The corrupted input: Gaussian blur for the first upsampler, BSR for the second (Table 3)."""
+        if self.degradation == "bsr":
+            one_by_one = zip(x0.split(1), draws.generators, strict=True)
+            return torch.cat([bsr(image, self.scale, generator) for image, generator in one_by_one])
+        small = downsample(x0, (x0.shape[2] // self.scale, x0.shape[3] // self.scale))
+        return blur(small) if self.degradation == "blur" else small
+
+
+StageObjective = PriorObjective | DecoderObjective | UpsamplerObjective
+
+
+@lru_cache(maxsize=8)
+def _process(config: DiffusionConfig) -> Diffusion:
+    return config.build()
+
+
+def _pixels(batch: Batch, device: torch.device) -> Float[Tensor, "B 3 H W"]:
+    if batch.image_u8 is None:
+        raise ValueError("this objective is trained on images, but the stream was opened without a view")
+    return _to(device, batch.image_u8).float() / 127.5 - 1
+
+
+def _to(device: torch.device, array: Any) -> Tensor:
+    return torch.from_numpy(array).to(device, non_blocking=True)

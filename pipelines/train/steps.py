@@ -1,0 +1,346 @@
+"""The training steps: corpus, embeddings and verdict in, one trained network out.
+
+An artifact of kind `prior`, `decoder` or `upsampler` holds::
+
+    config.json            network, diffusion, objective, tokenizer, encoder identity, numerics
+    model.safetensors      weights after the last update
+    ema.safetensors        their moving average: what evaluation and generation use
+    training.json          metrics by step, and how many samples were used
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from infra.machine import available_memory_bytes
+from infra.store import Draft, Rows
+from models.config import NetworkConfig, tagged
+from pipelines.aligned import encoder_identity
+from pipelines.step import Context, Estimate, Step
+from pipelines.train.config import (
+    TrainConfig,
+    TrainDecoderConfig,
+    TrainPriorConfig,
+    TrainResources,
+    TrainUpsamplerConfig,
+)
+from pipelines.train.precision import Numerics, choose_numerics
+
+if TYPE_CHECKING:
+    from pipelines.train.checkpoint import State
+    from pipelines.train.index import IndexCounts
+    from pipelines.train.job import TrainJob
+    from pipelines.train.objectives import StageObjective
+    from pipelines.train.stream import View
+
+RANK_OVERHEAD_BYTES = 700 * 2**20
+"""Private memory of a rank before it holds a weight: Python, torch, Ray, DeepSpeed (measured)."""
+
+BYTES_PER_PARAMETER = 28
+"""Of a rank, at worst: weights, gradients, their flat copies and two moments in fp32, average, checkpoint."""
+
+ConfigT = TypeVar("ConfigT", bound=TrainConfig)
+
+
+class TrainStep(Step[ConfigT, TrainResources]):
+    """What the three training steps share."""
+
+    version = 1
+    Resources = TrainResources
+
+    @abstractmethod
+    def objective(self, config: ConfigT) -> StageObjective:
+        """What the network is trained on."""
+
+    @abstractmethod
+    def network(self, config: ConfigT) -> NetworkConfig:
+        """The network's configuration."""
+
+    def view(self, config: ConfigT) -> View | None:  # noqa: ARG002
+        """What the stage sees of an image; None: nothing."""
+        return None
+
+    def text(self, config: ConfigT) -> tuple[int, int] | None:  # noqa: ARG002
+        """(context, vocabulary) of its tokens; None: no text."""
+        return None
+
+    def embedding_dim(self, config: ConfigT) -> int | None:  # noqa: ARG002
+        """Width of the embeddings it reads; None: none."""
+        return None
+
+    def identity(self, config: ConfigT) -> dict[str, Any]:
+        numerics = choose_numerics(config.device, config.precision)
+        return {"device": numerics.device, "precision": numerics.precision}
+
+    def check(self, config: ConfigT) -> list[str]:
+        problems = []
+        here = not os.environ.get("RAY_ADDRESS")
+        cpus = os.cpu_count() or 1
+        if here and config.ranks * config.threads > cpus:
+            problems.append(
+                f"{self.kind}: {config.ranks} ranks of {config.threads} threads need "
+                f"{config.ranks * config.threads} CPUs, this machine has {cpus}; lower ranks or threads, or set "
+                f"RAY_ADDRESS to a cluster"
+            )
+        needed = config.ranks * (RANK_OVERHEAD_BYTES + BYTES_PER_PARAMETER * self.parameters(config))
+        if here and needed > available_memory_bytes():
+            problems.append(
+                f"{self.kind}: {config.ranks} ranks need about {needed / 2**30:.1f} GiB, "
+                f"{available_memory_bytes() / 2**30:.1f} GiB are free"
+            )
+        return problems
+
+    def estimate(self, config: ConfigT, inputs: Mapping[str, Estimate]) -> Estimate:
+        rows = max((e.rows for e in inputs.values()), default=0)
+        # Two checkpoints of four tensors a parameter beside the two of the artifact.
+        return Estimate(rows=rows, disk_bytes=10 * 4 * self.parameters(config))
+
+    def parameters(self, config: ConfigT) -> int:
+        """Number of parameters, counted without memory."""
+        import torch
+
+        from models.config import parameter_count
+
+        with torch.device("meta"):
+            return parameter_count(self.network(config).build())
+
+    def run(self, context: Context[ConfigT, TrainResources]) -> dict[str, Any]:
+        from pipelines.train.checkpoint import Checkpoints, load
+        from pipelines.train.launch import fit
+
+        config = context.config
+        self._check_embeddings(context)
+        numerics = choose_numerics(config.device, config.precision)
+        counts = self._index(context)
+        job = self._job(context, numerics)
+        context.progress.say(
+            f"{context.progress.name}: {numerics.precision} on {numerics.device} ({numerics.reason}), "
+            f"{config.ranks} ranks, {_engine_name(config)}; {counts.used['train']} training samples"
+            + (f", {counts.too_small['train']} too small" if counts.too_small["train"] else "")
+        )
+        context.journal.params({"numerics.device": numerics.device, "numerics.precision": numerics.precision})
+        fit(
+            job,
+            device=numerics.device,
+            cpus_per_rank=context.resources.cpus_per_rank,
+            max_lost=context.resources.max_lost,
+            progress=context.progress,
+        )
+        newest = Checkpoints(job.work).newest_valid()
+        assert newest is not None  # `fit` returned
+        state = load(newest)
+        self._write(context, state, numerics, counts)
+        context.fixed_rows.append(_rows(counts, self.view(config)))
+        return _summary(state, counts)
+
+    def _check_embeddings(self, context: Context[ConfigT, TrainResources]) -> None:
+        from pipelines.aligned import read_embeddings, shard_names
+
+        expected = self.embedding_dim(context.config)
+        embeddings = context.inputs["embeddings"]
+        got = read_embeddings(embeddings, "img", shard_names(embeddings)[0]).shape[1]
+        if expected is not None and got != expected:
+            raise ValueError(
+                f"{self.kind}: network.embedding_dim is {expected}, but {embeddings.path} holds embeddings of "
+                f"{got} dimensions (encoder {encoder_identity(embeddings).get('name')!r})"
+            )
+
+    def _index(self, context: Context[ConfigT, TrainResources]) -> IndexCounts:
+        from pipelines.train.index import build_index
+
+        view, text = self.view(context.config), self.text(context.config)
+        return build_index(
+            context.draft.work / "index.arrow",
+            context.inputs["corpus"],
+            context.inputs["embeddings"],
+            context.inputs["verdict"],
+            context=text[0] if text else None,
+            vocab_size=text[1] if text else None,
+            # Only crops need sharp pixels; a whole small image may as well be enlarged to 64 px.
+            min_side=view.side if view is not None and view.crop is not None else 0,
+        )
+
+    def _job(self, context: Context[ConfigT, TrainResources], numerics: Numerics) -> TrainJob:
+        from pipelines.train.job import TrainJob
+
+        config, resources, text = context.config, context.resources, self.text(context.config)
+        return TrainJob(
+            network=self.network(config),  # type: ignore[arg-type]
+            objective=self.objective(config),
+            index=context.draft.work.absolute() / "index.arrow",
+            view=self.view(config),
+            context=text[0] if text else 0,
+            optimiser=config.optimiser,
+            steps=config.steps,
+            batch=config.batch,
+            seed=config.seed,
+            work=context.draft.work.absolute(),
+            journal=context.journal.path.absolute(),
+            micro_batch=config.micro_batch,
+            ema_decay=config.ema_decay,
+            ranks=config.ranks,
+            zero_stage=config.zero_stage,
+            precision=numerics.precision,
+            threads=config.threads,
+            log_every=config.log_every,
+            validate_every=config.validate_every,
+            validation_samples=config.validation_samples,
+            checkpoint_every=resources.checkpoint_every,
+            prefetch=resources.prefetch,
+            cache_bytes=resources.cache_mb * 2**20,
+            tracking_id=context.draft.address,
+        )
+
+    def _write(
+        self,
+        context: Context[ConfigT, TrainResources],
+        state: State,
+        numerics: Numerics,
+        counts: IndexCounts,
+    ) -> None:
+        config, text = context.config, self.text(context.config)
+        described = {
+            "network": tagged(self.network(config)),
+            "diffusion": config.diffusion.to_dict(),  # type: ignore[attr-defined]
+            "objective": {k: v for k, v in asdict(self.objective(config)).items() if k != "diffusion"},
+            "tokenizer": {"name": "clip-bpe", "context": text[0], "vocab_size": text[1]} if text else None,
+            "encoder": encoder_identity(context.inputs["embeddings"]),
+            "numerics": {"device": numerics.device, "precision": numerics.precision},
+        }
+        _write_json(context.draft, "config.json", described)
+        training = {"steps": state.cursor.step, "samples": asdict(counts), "history": state.history}
+        _write_json(context.draft, "training.json", training)
+        _write_weights(context.draft, "model.safetensors", state.weights)
+        _write_weights(context.draft, "ema.safetensors", state.ema)
+
+
+class TrainPrior(TrainStep[TrainPriorConfig]):
+    """Caption and text embedding to image embedding, by diffusion."""
+
+    kind = "train_prior"
+    produces = "prior"
+    Config = TrainPriorConfig
+
+    def network(self, config: TrainPriorConfig) -> NetworkConfig:
+        return config.network
+
+    def objective(self, config: TrainPriorConfig) -> StageObjective:
+        from pipelines.train.objectives import PriorObjective
+
+        return PriorObjective(
+            diffusion=config.diffusion,
+            embedding_dim=config.network.embedding_dim,
+            drop_text=config.drop_text,
+        )
+
+    def text(self, config: TrainPriorConfig) -> tuple[int, int]:
+        assert config.network.vocab_size is not None  # validated
+        return config.network.context, config.network.vocab_size
+
+    def embedding_dim(self, config: TrainPriorConfig) -> int:
+        return config.network.embedding_dim
+
+
+class TrainDecoder(TrainStep[TrainDecoderConfig]):
+    """Image embedding and caption to a small image."""
+
+    kind = "train_decoder"
+    produces = "decoder"
+    Config = TrainDecoderConfig
+
+    def network(self, config: TrainDecoderConfig) -> NetworkConfig:
+        return config.network
+
+    def objective(self, config: TrainDecoderConfig) -> StageObjective:
+        from pipelines.train.objectives import DecoderObjective
+
+        return DecoderObjective(
+            diffusion=config.diffusion, drop_image=config.drop_image, drop_text=config.drop_text
+        )
+
+    def view(self, config: TrainDecoderConfig) -> View:
+        from pipelines.train.stream import View
+
+        return View(side=config.network.image_size)
+
+    def text(self, config: TrainDecoderConfig) -> tuple[int, int]:
+        return config.network.text_context, config.network.vocab_size
+
+    def embedding_dim(self, config: TrainDecoderConfig) -> int:
+        return config.network.embedding_dim
+
+
+class TrainUpsampler(TrainStep[TrainUpsamplerConfig]):
+    """Degraded small image to a larger one, trained on crops."""
+
+    kind = "train_upsampler"
+    produces = "upsampler"
+    Config = TrainUpsamplerConfig
+
+    def network(self, config: TrainUpsamplerConfig) -> NetworkConfig:
+        return config.network
+
+    def objective(self, config: TrainUpsamplerConfig) -> StageObjective:
+        from pipelines.train.objectives import UpsamplerObjective
+
+        return UpsamplerObjective(
+            diffusion=config.diffusion, scale=config.network.scale, degradation=config.degradation
+        )
+
+    def view(self, config: TrainUpsamplerConfig) -> View:
+        from pipelines.train.stream import View
+
+        return View(side=config.network.image_size, crop=config.crop)
+
+
+def _engine_name(config: TrainConfig) -> str:
+    return "plain torch" if config.zero_stage is None else f"DeepSpeed ZeRO-{config.zero_stage}"
+
+
+def _rows(counts: IndexCounts, view: View | None) -> Rows:
+    """Every kept sample of the verdict: trained on, held out, or too small."""
+    reasons = {f"held out: {split}": n for split, n in counts.used.items() if split != "train" and n}
+    if small := sum(counts.too_small.values()):
+        assert view is not None
+        reasons[f"smaller than {view.side} px"] = small
+    dropped = sum(reasons.values())
+    return Rows(
+        total=counts.used["train"] + dropped, kept=counts.used["train"], dropped=dropped, reasons=reasons
+    )
+
+
+def _summary(state: State, counts: IndexCounts) -> dict[str, Any]:
+    losses = [entry for entry in state.history if "loss" in entry]
+    checks = [entry for entry in state.history if "validation_loss" in entry]
+    summary: dict[str, Any] = {
+        "steps": state.cursor.step,
+        "samples_seen": state.cursor.step * state.cursor.batch,
+        "epochs": state.cursor.step * state.cursor.batch / counts.used["train"],
+        "training_samples": counts.used["train"],
+        "too_small_samples": sum(counts.too_small.values()),
+        "truncated_captions": counts.truncated_captions,
+        "parameters": sum(tensor.numel() for tensor in state.weights.values()),
+        "loss": losses[-1]["loss"],
+    }
+    if checks:
+        summary |= {
+            "validation_loss_untrained": checks[0]["validation_loss"],
+            "validation_loss": checks[-1]["validation_loss"],
+            "validation_loss_se": checks[-1]["validation_loss_se"],
+        }
+    return summary
+
+
+def _write_json(draft: Draft, name: str, value: Any) -> None:
+    draft.write_bytes(name, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def _write_weights(draft: Draft, name: str, tensors: Mapping[str, Any]) -> None:
+    from safetensors.torch import save
+
+    draft.write_bytes(name, save({key: tensor.contiguous() for key, tensor in sorted(tensors.items())}))
