@@ -1,4 +1,4 @@
-"""Filters: error rates of the demo's policy, captions/s and images/s of each scorer on one core, 1 M rows judged.
+"""Filters: error rates of the demo policy, samples per second of each scorer on one core, 1 M rows judged.
 
     python -m tests.benchmarks.filters --json [--images 600]
 

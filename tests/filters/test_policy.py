@@ -100,7 +100,7 @@ def test_missing_values_and_unknown_scores_are_refused() -> None:
     judged = policy(rule("r", {"any": [{"score": "explicit_imag", "above": 0.5}]}))
     with pytest.raises(
         PolicyError,
-        match=r"rules\[0\].when.any\[0\].score: unknown score 'explicit_imag' \(did you mean 'explicit_image'",
+        match=r"rules\[0\].when.any\[0\].score: unknown score 'explicit_imag' .*'explicit_image'",
     ):
         judged.decide(table(explicit_image=[0.1]))
     with pytest.raises(PolicyError, match=r"score 'a' has no value at key '01' \(1 rows\)"):
@@ -164,7 +164,7 @@ def test_demo_policy_reads_declared_scores_within_their_ranges() -> None:
 
 
 def test_threshold_at_a_quantile_drops_that_share() -> None:
-    """A rule that meets nothing in a harmless corpus is seen to work by moving its threshold into the scores."""
+    """A rule that meets nothing in a harmless corpus works once its threshold lies among the scores."""
     values = np.random.default_rng(0).random(1000).astype(np.float32)
     moved = policy(rule("explicit", {"score": "a", "above": float(np.quantile(values, 0.9))}))
     assert moved.decide(table(a=values.tolist()))["keep"].to_pylist().count(False) == 100
