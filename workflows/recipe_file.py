@@ -104,7 +104,9 @@ def parse_yaml(text: str, label: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise Refusal(f"{label}{where}: broken YAML: {error.problem or error.context}") from None
+        begun = error.context_mark
+        since = f" ({error.context} begun in line {begun.line + 1})" if begun and error.context else ""
+        raise Refusal(f"{label}{where}: broken YAML: {error.problem or error.context}{since}") from None
     except yaml.YAMLError as error:
         raise Refusal(f"{label}: broken YAML: {' '.join(str(error).split())}") from None
 

@@ -58,7 +58,7 @@ def test_only_and_from_refuse_what_lacks_its_inputs(recipe: Path, tmp_path: Path
 
 
 def test_an_unknown_step_is_refused_with_the_nearest(recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="no step 'twcie'.*did you mean 'twice'"):
+    with pytest.raises(Refusal, match=r"no step 'twcie'.*did you mean 'twice'"):
         make_plan(load_recipe(recipe), tmp_path, only="twcie")
     with pytest.raises(Refusal, match="exclude each other"):
         make_plan(load_recipe(recipe), tmp_path, only="twice", start="twice")

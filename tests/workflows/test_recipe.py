@@ -1,4 +1,4 @@
-"""Recipes: what is accepted, and that every refusal says where, what was given, what is allowed, what is near."""
+"""Recipes: what is accepted; every refusal says where, what was given, what is allowed, what is near."""
 
 from __future__ import annotations
 
