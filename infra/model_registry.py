@@ -7,6 +7,7 @@ pickled and this file knows nothing of what the folder holds.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
 LOADER_FILE = "mlflow_model.py"
 EXAMPLE_FILE = "example.json"
@@ -50,6 +52,8 @@ def register_model(artifact_dir: Path, *, tracking_uri: str, run_id: str, name: 
 
     Raises `FileNotFoundError` where the folder has no loader or example; MLflow's own errors pass through.
     """
+    # Read by MLflow where it copies files; a bar for eight small ones is noise in a log.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -66,12 +70,18 @@ def register_model(artifact_dir: Path, *, tracking_uri: str, run_id: str, name: 
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        model_id = _log(client, artifact_dir, run_id=run_id, name=name, content=content)
+        logged = _log(client, artifact_dir, run_id=run_id, name=name, content=content)
         # The tag comes with the version, in one call: a crash leaves a version that is found again, or none.
+        # The source is an address, not `models:/<id>`, which the registry would look up in the process-wide
+        # tracking store.
         version = client.create_model_version(
-            name, f"models:/{model_id}", run_id=run_id, tags={CONTENT_TAG: content}, model_id=model_id
+            name,
+            logged.artifact_location,
+            run_id=run_id,
+            tags={CONTENT_TAG: content},
+            model_id=logged.model_id,
         )
-        found = RegisteredModel(name=name, version=str(version.version), model_id=model_id)
+        found = RegisteredModel(name=name, version=str(version.version), model_id=logged.model_id)
     client.set_registered_model_alias(name, ALIAS, found.version)
     return found.version
 
@@ -84,9 +94,10 @@ def _find(client: MlflowClient, name: str, content: str) -> RegisteredModel | No
     return RegisteredModel(name=name, version=str(first.version), model_id=str(first.model_id or ""))
 
 
-def _log(client: MlflowClient, artifact_dir: Path, *, run_id: str, name: str, content: str) -> str:
-    """Log the folder as one pyfunc model of the run; returns its model id."""
+def _log(client: MlflowClient, artifact_dir: Path, *, run_id: str, name: str, content: str) -> LoggedModel:
+    """Log the folder as one pyfunc model of the run."""
     import mlflow.pyfunc
+    import pandas as pd
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
 
@@ -105,7 +116,7 @@ def _log(client: MlflowClient, artifact_dir: Path, *, run_id: str, name: str, co
             python_model=str(artifact_dir / LOADER_FILE),
             artifacts={"cascade": str(artifact_dir)},
             signature=_signature(),
-            input_example=json.loads((artifact_dir / EXAMPLE_FILE).read_bytes()),
+            input_example=pd.DataFrame(json.loads((artifact_dir / EXAMPLE_FILE).read_bytes())),
             # Listed, not inferred: inference would load the model in a second process.
             pip_requirements=["unclip", "mlflow", "torch"],
             mlflow_model=Model(
@@ -115,7 +126,7 @@ def _log(client: MlflowClient, artifact_dir: Path, *, run_id: str, name: str, co
         client.log_model_artifacts(logged.model_id, str(path))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     client.log_outputs(run_id=run_id, models=[LoggedModelOutput(logged.model_id, step=0)])
-    return str(logged.model_id)
+    return logged
 
 
 def _signature() -> Any:

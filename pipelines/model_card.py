@@ -84,13 +84,18 @@ def _data(inputs: Mapping[str, Artifact], attribution: str) -> str:
 
 def _figures(sections: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     lines = ["| figure | value | 95 % interval | n |", "|---|---|---|---|"]
-    for section, figures in sections.items():
-        for name in HEADLINES.get(section.partition("_")[0], ()):
-            if name in figures:
-                f = figures[name]
-                interval = f"{f['low']:.4g} to {f['high']:.4g}"
-                label = f"{section} {name}".replace("_", " ")
-                lines.append(f"| {label} | {f['value']:.4g} | {interval} | {f['n']} |")
+    shown = [
+        (section, name)
+        for beginning, names in HEADLINES.items()
+        for section in sorted(sections)
+        if section.startswith(beginning)
+        for name in names
+        if name in sections[section]
+    ]
+    for section, name in shown:
+        f = sections[section][name]
+        interval = f"{f['low']:.4g} to {f['high']:.4g}"
+        lines.append(f"| {section} {name} | {f['value']:.4g} | {interval} | {f['n']} |".replace("_", " "))
     return "\n".join(lines)
 
 

@@ -45,14 +45,14 @@ class Bound(BaseModel):
 class RegisterConfig(StepConfig):
     """The stages of the model, their evaluation, and what it must have shown."""
 
-    evaluation: Any = input_of("evaluation")
-    corpus: Any = input_of("corpus")
-    embeddings: Any = input_of("embeddings", "annotation")
-    clip_heads: Any = input_of("clip_heads", optional=True)
-    prior: Any = input_of("prior")
-    decoder: Any = input_of("decoder")
-    upsampler_256: Any = input_of("upsampler", optional=True)
-    upsampler_1024: Any = input_of("upsampler", optional=True)
+    evaluation: str = input_of("evaluation")
+    corpus: str = input_of("corpus")
+    embeddings: str = input_of("embeddings", "annotation")
+    clip_heads: str | None = input_of("clip_heads", optional=True)
+    prior: str = input_of("prior")
+    decoder: str = input_of("decoder")
+    upsampler_256: str | None = input_of("upsampler", optional=True)
+    upsampler_1024: str | None = input_of("upsampler", optional=True)
 
     require: dict[str, Bound] = Field(default_factory=dict)
     """Thresholds on the evaluation's summary, `upsampler_256_psnr_db_gain: {min: 0}`; empty: none."""
@@ -91,7 +91,7 @@ class Register(Step[RegisterConfig, Resources]):
         folder = context.draft.work / "model"
         shutil.rmtree(folder, ignore_errors=True)
         digest = _write_model(folder, model, inputs)
-        example = {"columns": ["prompt"], "data": [[config.example_prompt]]}
+        example = {"prompt": [config.example_prompt]}
         (folder / EXAMPLE_FILE).write_text(json.dumps(example) + "\n")
         card = model_card(model, digest, inputs, attribution=config.attribution, licence=config.licence)
         (folder / CARD_FILE).write_text(card)

@@ -28,7 +28,13 @@ from models.config import (
     tagged,
 )
 from models.sampling import CascadeSampling, StageSampling
-from pipelines.aligned import ENCODER_FILE, embedding_file, metadata_file, read_metadata
+from pipelines.aligned import (
+    ENCODER_FILE,
+    embedding_file,
+    encoder_identity,
+    metadata_file,
+    read_metadata,
+)
 
 DIM, CONTEXT, VOCAB = 32, 32, 600
 SAMPLING = CascadeSampling(
@@ -38,7 +44,6 @@ SAMPLING = CascadeSampling(
 )
 EPSILON = DiffusionConfig(steps=50, prediction="epsilon", variance="learned_range")
 X0 = DiffusionConfig(steps=50, prediction="x0", variance="fixed_small")
-V = DiffusionConfig(steps=50, prediction="v", variance="fixed_small")
 PRIOR = PriorConfig(embedding_dim=DIM, context=CONTEXT, width=32, layers=1, heads=2, vocab_size=VOCAB)
 DECODER = DecoderConfig(
     embedding_dim=DIM,
@@ -71,7 +76,9 @@ def upsampler_config(size: int) -> UpsamplerConfig:
     )
 
 
-def _artifact(root: Path, kind: str, name: str, files: dict[str, bytes], inputs: dict[str, Artifact]) -> Artifact:
+def _artifact(
+    root: Path, kind: str, name: str, files: dict[str, bytes], inputs: dict[str, Artifact]
+) -> Artifact:
     draft = Store(root).draft(kind, hashlib.sha256(f"{kind}{name}".encode()).hexdigest())
     for file, data in files.items():
         draft.write_bytes(file, data)
@@ -84,14 +91,22 @@ def _weights(network: torch.nn.Module, path: Path) -> bytes:
     return path.read_bytes()
 
 
-def tiny_stage(root: Path, kind: str, config: NetworkConfig, diffusion: DiffusionConfig, **more: Any) -> Artifact:
+def tiny_stage(
+    root: Path,
+    kind: str,
+    config: NetworkConfig,
+    diffusion: DiffusionConfig,
+    encoder: dict[str, Any],
+    **objective: Any,
+) -> Artifact:
     """A stage as training leaves it; every parameter random, the last layers too, so that outputs differ."""
     torch.manual_seed(1)
     network = config.build()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    described = {"network": tagged(config), "diffusion": diffusion.to_dict(), **more}
+    described = {"network": tagged(config), "diffusion": diffusion.to_dict(), "objective": objective}
+    described |= {"encoder": encoder}
     files = {
         "config.json": json.dumps(described).encode(),
         "ema.safetensors": _weights(network, root / "weights.tmp"),
@@ -141,12 +156,45 @@ def lit_embeddings(root: Path, corpus: Artifact, annotation: Artifact, heads: Ar
 def tiny_cascade(root: Path, corpus: Artifact, annotation: Artifact) -> dict[str, Artifact]:
     """Heads, embeddings and the four stages, by the input names of `evaluate` and `register`."""
     heads = tiny_heads(root)
+    embeddings = lit_embeddings(root, corpus, annotation, heads)
+    encoder = encoder_identity(embeddings)
     return {
         "corpus": corpus,
         "clip_heads": heads,
-        "embeddings": lit_embeddings(root, corpus, annotation, heads),
-        "prior": tiny_stage(root, "prior", PRIOR, X0),
-        "decoder": tiny_stage(root, "decoder", DECODER, EPSILON),
-        "upsampler_256": tiny_stage(root, "upsampler", upsampler_config(32), X0, degradation="blur"),
-        "upsampler_1024": tiny_stage(root, "upsampler", upsampler_config(64), X0, degradation="bsr"),
+        "embeddings": embeddings,
+        "prior": tiny_stage(root, "prior", PRIOR, X0, encoder),
+        "decoder": tiny_stage(root, "decoder", DECODER, EPSILON, encoder),
+        "upsampler_256": tiny_stage(root, "upsampler", upsampler_config(32), X0, encoder, degradation="blur"),
+        "upsampler_1024": tiny_stage(root, "upsampler", upsampler_config(64), X0, encoder, degradation="bsr"),
     }
+
+
+def tiny_model(root: Path) -> Path:
+    """A model folder without an evaluation: what generation and the model registry need of one."""
+    from infra.model_registry import EXAMPLE_FILE, LOADER_FILE
+    from models.config import UnCLIPConfig
+    from pipelines.cascade_io import write_cascade
+    from pipelines.encoders.lit import lit_identity
+    from pipelines.register import LOADER
+
+    heads, folder = tiny_heads(root).path, root / "model"
+    torch.manual_seed(3)
+    config = UnCLIPConfig(
+        prior=PRIOR,
+        prior_diffusion=X0,
+        decoder=DECODER,
+        decoder_diffusion=EPSILON,
+        upsamplers=(upsampler_config(32),),
+        upsampler_diffusions=(X0,),
+    )
+    write_cascade(
+        folder,
+        config.build(),
+        sampling=SAMPLING,
+        encoder="lit",
+        encoder_identity=lit_identity(heads),
+        heads=heads,
+    )
+    (folder / LOADER_FILE).write_bytes(LOADER.read_bytes())
+    (folder / EXAMPLE_FILE).write_text(json.dumps({"prompt": ["a red heart"]}))
+    return folder

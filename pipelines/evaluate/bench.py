@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,8 @@ class Bench:
     cascade: UnCLIP
     stages: Mapping[str, Stage]
     """Trained stages by name: prior, decoder, and each upsampler by its output side, in order."""
+    crops: Mapping[str, int]
+    """Side in pixels of the crops that each upsampler was trained on."""
     source: Source
     eyes: Eyes
 
@@ -44,15 +46,13 @@ class Bench:
         cascade = compose(prior, decoder, upsamplers)
         heads = inputs["clip_heads"].path if "clip_heads" in inputs else None
         eyes = Eyes.open(config.encoder, heads, threads)
-        expected = encoder_identity(inputs["embeddings"])
-        if eyes.identity != expected:
-            raise CascadeError(
-                f"the embeddings were made by {expected.get('name')!r}, not by encoder {config.encoder!r} "
-                f"with the heads given; wire `clip_heads` to the step that `embeddings` was made with"
-            )
-        stages = {"prior": prior, "decoder": decoder}
-        for upsampler, network in zip(upsamplers, cascade.config.upsamplers, strict=True):
-            stages[f"upsampler_{network.image_size}"] = upsampler
+        _require_one_encoder(config.encoder, eyes, inputs["embeddings"], (prior, decoder))
+        stages, crops = {"prior": prior, "decoder": decoder}, {}
+        wired = [inputs[name] for name in UPSAMPLERS if name in inputs]
+        for upsampler, network, artifact in zip(upsamplers, cascade.config.upsamplers, wired, strict=True):
+            name = f"upsampler_{network.image_size}"
+            stages[name] = upsampler
+            crops[name] = round(network.image_size * artifact.config.get("crop_fraction", 0.25))
         source = Source(
             corpus=inputs["corpus"],
             embeddings=inputs["embeddings"],
@@ -62,7 +62,7 @@ class Bench:
             vocab_size=vocab_size_of(cascade.config),
             seed=config.seed,
         )
-        return Bench(config=config, cascade=cascade, stages=stages, source=source, eyes=eyes)
+        return Bench(config=config, cascade=cascade, stages=stages, crops=crops, source=source, eyes=eyes)
 
     @property
     def decoder_side(self) -> int:
@@ -91,3 +91,19 @@ class Bench:
                 )
             )
         return torch.cat(embeddings), torch.cat(images)
+
+
+def _require_one_encoder(name: str, eyes: Eyes, embeddings: Artifact, stages: Iterable[Stage]) -> None:
+    """What judges the images, what the embeddings are of and what the stages were trained on must be one."""
+    expected = encoder_identity(embeddings)
+    if eyes.identity != expected:
+        raise CascadeError(
+            f"the embeddings were made by {expected.get('name')!r}, not by encoder {name!r} with the heads "
+            f"given; wire `clip_heads` to the step that `embeddings` was made with"
+        )
+    for stage in stages:
+        if stage.training["encoder"] != expected:
+            raise CascadeError(
+                f"{stage.weights.parent} was trained on embeddings of another encoder than those given; wire "
+                f"`embeddings` to the step it was trained on"
+            )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from models.sampling import CascadeSampling
@@ -24,14 +22,14 @@ PROMPTS = (
 class EvaluateConfig(StepConfig):
     """Sizes, sampling and prompts of an evaluation; every part of the cascade is an input."""
 
-    corpus: Any = input_of("corpus")
-    embeddings: Any = input_of("embeddings", "annotation")
-    verdict: Any = input_of("verdict")
-    clip_heads: Any = input_of("clip_heads", optional=True)
-    prior: Any = input_of("prior")
-    decoder: Any = input_of("decoder")
-    upsampler_256: Any = input_of("upsampler", optional=True)
-    upsampler_1024: Any = input_of("upsampler", optional=True)
+    corpus: str = input_of("corpus")
+    embeddings: str = input_of("embeddings", "annotation")
+    verdict: str = input_of("verdict")
+    clip_heads: str | None = input_of("clip_heads", optional=True)
+    prior: str = input_of("prior")
+    decoder: str = input_of("decoder")
+    upsampler_256: str | None = input_of("upsampler", optional=True)
+    upsampler_1024: str | None = input_of("upsampler", optional=True)
 
     encoder: str = "lit"
     """As the annotation's; its heads are the input `clip_heads`."""

@@ -49,7 +49,9 @@ def _mmd(x: np.ndarray, y: np.ndarray, kernel: Kernel, scale: float, what: str) 
     """The unbiased estimate with a delete-one jackknife standard error over both sets.
 
     A bootstrap would repeat samples, and a kernel finds a repeated sample equal to itself: the diagonal that
-    the unbiased estimate leaves out would come back in.  The jackknife repeats nothing.
+    the unbiased estimate leaves out would come back in.  The jackknife repeats nothing.  Where both sets are
+    of one distribution the estimate is degenerate and the jackknife's error too large (by about a half):
+    the interval of a floor is a cautious one.
     """
     m, n = len(x), len(y)
     if m < 3 or n < 3:

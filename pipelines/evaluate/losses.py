@@ -92,7 +92,9 @@ def upsampler_objective(stage: Stage, diffusion: DiffusionConfig | None = None) 
     if not isinstance(config, UpsamplerConfig):
         raise TypeError(f"expected an upsampler, got {type(config).__name__} in {stage.weights.parent}")
     return UpsamplerObjective(
-        diffusion=diffusion or stage.diffusion, scale=config.scale, degradation=stage.training["degradation"]
+        diffusion=diffusion or stage.diffusion,
+        scale=config.scale,
+        degradation=stage.training["objective"]["degradation"],
     )
 
 
@@ -123,8 +125,9 @@ def constant_predictor(diffusion: DiffusionConfig, x0: Float[Tensor, "*shape"]) 
 
 def rows_of(batch: Batch, rows: slice) -> Batch:
     """Some rows of a batch."""
-    columns: dict[str, Any] = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    return Batch(**{name: None if column is None else column[rows] for name, column in columns.items()})
+    columns = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    chosen: dict[str, Any] = {k: None if column is None else column[rows] for k, column in columns.items()}
+    return Batch(**chosen)
 
 
 @torch.inference_mode()

@@ -62,11 +62,15 @@ def evaluation_html(
 
 
 def overview(figures: Mapping[str, Figure], prefix: str, title: str) -> bytes:
-    """PNG of the figures whose name begins with `prefix`: values with their 95 % intervals, best on top."""
+    """PNG of the figures named `prefix`..., differences left out: values and 95 % intervals, best on top."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
-    chosen = {name.removeprefix(prefix): f for name, f in figures.items() if name.startswith(prefix)}
+    chosen = {
+        name.removeprefix(prefix): figure
+        for name, figure in figures.items()
+        if name.startswith(prefix) and "_minus_" not in name
+    }
     order = sorted(chosen, key=lambda name: chosen[name].value)
     canvas = Canvas(figsize=(7, 0.4 * len(order) + 1.2), layout="constrained")
     FigureCanvasAgg(canvas)

@@ -93,9 +93,8 @@ def upsampler_section(bench: Bench, index: int) -> Section:
         # Memory grows with the area: as many pixels at once as the decoder handles.
         batch=max(1, config.batch * bench.decoder_side**2 * scale // side**2),
     )
-    crop = side // 4
     crops, train = (
-        bench.source.read(split, config.loss_samples, side=side, min_side=side, crop=crop)
+        bench.source.read(split, config.loss_samples, side=side, min_side=side, crop=bench.crops[name])
         for split in ("test", "train")
     )
     losses = _losses(bench, name, crops, train)

@@ -1,4 +1,4 @@
-"""One evaluation of the tiny cascade, shared by the tests that look at its parts."""
+"""One evaluation of the tiny cascade, and its model, shared by the tests that look at their parts."""
 
 from __future__ import annotations
 
@@ -33,11 +33,13 @@ CONFIG = EvaluateConfig(
 )
 
 
-def run_evaluate(root: Path, name: str, inputs: dict[str, Artifact], config: EvaluateConfig = CONFIG) -> Draft:
+def run_evaluate(
+    root: Path, name: str, inputs: dict[str, Artifact], config: EvaluateConfig = CONFIG
+) -> Draft:
     draft = Store(root).draft("evaluation", name.ljust(64, "0"))
     context = Context(
         config=config,
-        resources=EvaluateResources(),
+        resources=EvaluateResources(threads=1),
         inputs=inputs,
         draft=draft,
         journal=Journal(root / f"{name}.jsonl"),
@@ -65,7 +67,9 @@ def run_register(root: Path, name: str, inputs: dict[str, Artifact], config: Reg
 
 
 @pytest.fixture(scope="session")
-def stages(tmp_path_factory: pytest.TempPathFactory, corpus: Artifact, annotation: Artifact) -> dict[str, Artifact]:
+def stages(
+    tmp_path_factory: pytest.TempPathFactory, corpus: Artifact, annotation: Artifact
+) -> dict[str, Artifact]:
     return tiny_cascade(tmp_path_factory.mktemp("cascade"), corpus, annotation)
 
 
