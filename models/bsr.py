@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 from numpy.random import Generator
 
-Image = Float32[np.ndarray, "H W 3"]
+Image = Float32[np.ndarray, "_ _ 3"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ which tokenizer and which encoder made them is the business of whoever registere
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from models.config import UnCLIPConfig
 from models.diffusion.guidance import Guided
 from models.diffusion.noise import SampleNoise
-from models.diffusion.samplers import Callback, Denoiser
+from models.diffusion.samplers import Callback
 from models.sampling import CascadeSampling, StageSampling, sample
 from models.upsampler import Upsampler
 
@@ -81,35 +81,14 @@ class UnCLIP(nn.Module):
             raise ValueError(
                 f"UnCLIP.generate: {len(self.upsamplers)} upsamplers, settings for {len(sampling.upsamplers)}"
             )
-        tokens, mask, embedding = (
-            x.repeat_interleave(samples, dim=0) for x in (text_tokens, text_mask, text_embedding)
-        )
-        z = self.sample_prior(
-            tokens,
-            mask,
-            embedding,
-            seed=seed,
-            settings=sampling.prior,
-            candidates=sampling.prior_candidates,
-            first_index=first_index,
-            progress=progress,
-        )
-        image = self.decode(
-            z, tokens, mask, seed=seed, settings=sampling.decoder, first_index=first_index, progress=progress
-        )
-        images = [image]
+        draw: dict[str, Any] = {"seed": seed, "first_index": first_index, "progress": progress}
+        inputs = (text_tokens, text_mask, text_embedding)
+        tokens, mask, embedding = (x.repeat_interleave(samples, dim=0) for x in inputs)
+        candidates = sampling.prior_candidates
+        z = self.sample_prior(tokens, mask, embedding, settings=sampling.prior, candidates=candidates, **draw)
+        images = [self.decode(z, tokens, mask, settings=sampling.decoder, **draw)]
         for stage in range(len(self.upsamplers)):
-            settings = sampling.upsamplers[stage]
-            images.append(
-                self.upsample(
-                    images[-1],
-                    stage,
-                    seed=seed,
-                    settings=settings,
-                    first_index=first_index,
-                    progress=progress,
-                )
-            )
+            images.append(self.upsample(images[-1], stage, settings=sampling.upsamplers[stage], **draw))
         return Generated(image_embeddings=z, images_m11=tuple(images))
 
     @torch.no_grad()
@@ -132,26 +111,16 @@ class UnCLIP(nn.Module):
         seen.
         """
         _check_finite("text_embedding", text_embedding)
-        text, mask, embedding = (
-            x.repeat_interleave(candidates, dim=0) for x in (text_tokens, text_mask, text_embedding)
-        )
+        inputs = (text_tokens, text_mask, text_embedding)
+        text, mask, embedding = (x.repeat_interleave(candidates, dim=0) for x in inputs)
         conditions = {"text": text, "text_mask": mask, "text_embedding": embedding}
         kept, dropped = (torch.full((len(text),), flag, device=text.device) for flag in (False, True))
-        denoise = _guided(
-            self.prior.denoise,
-            {**conditions, "drop": kept},
-            {**conditions, "drop": dropped},
-            settings.guidance,
-        )
+        conditional, null = {**conditions, "drop": kept}, {**conditions, "drop": dropped}
+        denoise = Guided(self.prior.denoise, conditional, null, settings.guidance)
         noise = SampleNoise(seed, len(text), first=first_index * candidates, stream=PRIOR_STREAM)
+        x_T, callback = noise.like(embedding), _named(progress, "prior")
         scaled = sample(
-            settings,
-            self.prior_diffusion,
-            denoise,
-            noise.like(embedding),
-            noise=noise,
-            clip_x0=False,
-            callback=_named(progress, "prior"),
+            settings, self.prior_diffusion, denoise, x_T, noise=noise, clip_x0=False, callback=callback
         )
         z = F.normalize(scaled / self.prior.scale, dim=-1)
         by_sample = z.reshape(-1, candidates, z.shape[1])
@@ -179,7 +148,7 @@ class UnCLIP(nn.Module):
         everything = torch.ones(len(image_embedding), dtype=torch.bool, device=image_embedding.device)
         conditional = self.decoder.condition(image_embedding, text_tokens, text_mask)
         null = self.decoder.condition(image_embedding, text_tokens, text_mask, everything, everything)
-        denoise = _guided(self.decoder.denoise, conditional.as_kwargs(), null.as_kwargs(), settings.guidance)
+        denoise = Guided(self.decoder.denoise, conditional.as_kwargs(), null.as_kwargs(), settings.guidance)
         return sample(
             settings,
             self.decoder_diffusion,
@@ -218,12 +187,6 @@ class UnCLIP(nn.Module):
             clip_x0=True,
             callback=_named(progress, f"upsampler{stage}"),
         ).clamp(-1, 1)
-
-
-def _guided(
-    network: Callable[..., Tensor], conditional: dict[str, Tensor], null: dict[str, Tensor], scale: float
-) -> Denoiser:
-    return Guided(network, conditional, null, scale)
 
 
 def _named(progress: Progress | None, stage: str) -> Callback | None:

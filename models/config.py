@@ -3,6 +3,22 @@
 Importing this file costs no torch: recipes are validated before anything heavy is loaded.  `config.build()`
 makes the object, on the current default device (`with torch.device("meta"):` counts parameters without
 memory). Weights travel as safetensors with `config.to_dict()` beside them; `from_dict` is its inverse.
+
+Small configurations for a demo on two CPU cores without AMX.  Rates are samples a second on *one* core in float32
+(two gave 1.8 times as much, `channels_last` nothing): training at the batch given, and one forward at full size.
+
+    prior, d = 256     width 192, 4 layers, 6 heads, context 32,         2.8 M    189 (64)    576
+                       4,096 tokens
+    decoder, 64 px     32 channels x (1, 2, 3), 1 block, attention at    3.5 M     27 (16)     76
+                       16 and 8 px in heads of 32, patch 2, 2 text
+                       layers of width 128, 4,096 tokens
+    64 -> 256 px       32 channels x (1, 2, 4), 1 block, patch 4,        2.9 M     98 (16)     16
+                       residual, bicubic, crops of 64 px
+    256 -> 512 px      the same                                          2.9 M     98 (16)    4.1
+
+Patch 4 is what makes the upsamplers cheap.  Patch 2 trains at 31 and runs at 5.3 and 1.4, an unpatched network
+trains at 7.5.  After 60 and 45 s of training on emoji, patch 4 was 9.5 and 3.0 dB of PSNR above bicubic, patch 2 8.5
+and 1.0 dB.
 """
 
 import dataclasses
@@ -12,16 +28,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from models.config_base import Config, check_divides, check_fraction, check_positive
 
 if TYPE_CHECKING:
-    from torch import nn
+    # Modules, not names: the forward references below are absolute, which the run-time shape checks resolve.
+    import torch.nn
 
-    from models.cascade import UnCLIP
-    from models.clip_heads import ClipHeads
-    from models.decoder import Decoder
-    from models.diffusion.process import Diffusion
-    from models.prior import DiffusionPrior
-    from models.text_transformer import TextTransformer
-    from models.unet import UNet
-    from models.upsampler import Upsampler
+    import models.cascade
+    import models.clip_heads
+    import models.decoder
+    import models.diffusion.process
+    import models.prior
+    import models.text_transformer
+    import models.unet
+    import models.upsampler
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +53,7 @@ class DiffusionConfig(Config):
     def __post_init__(self) -> None:
         check_positive(self, "steps")
 
-    def build(self) -> "Diffusion":
+    def build(self) -> "models.diffusion.process.Diffusion":
         from models.diffusion.process import Diffusion
         from models.diffusion.schedule import cosine_betas, linear_betas
 
@@ -115,7 +132,7 @@ class UNetConfig(Config):
             self.image_size // self.patch_size // 2**level for level in range(len(self.channel_mult))
         )
 
-    def build(self) -> "UNet":
+    def build(self) -> "models.unet.UNet":
         from models.unet import UNet
 
         return UNet(self)
@@ -135,7 +152,7 @@ class TextTransformerConfig(Config):
         check_positive(self, "vocab_size", "context", "width", "layers", "heads")
         check_divides(self, "width", self.width, "heads", self.heads)
 
-    def build(self) -> "TextTransformer":
+    def build(self) -> "models.text_transformer.TextTransformer":
         from models.text_transformer import TextTransformer
 
         return TextTransformer(self)
@@ -168,7 +185,7 @@ class PriorConfig(Config):
             )
         check_positive(self, "vocab_size" if self.text_features_dim is None else "text_features_dim")
 
-    def build(self) -> "DiffusionPrior":
+    def build(self) -> "models.prior.DiffusionPrior":
         from models.prior import DiffusionPrior
 
         return DiffusionPrior(self)
@@ -225,7 +242,7 @@ class DecoderConfig(Config):
             heads=self.text_heads,
         )
 
-    def build(self) -> "Decoder":
+    def build(self) -> "models.decoder.Decoder":
         from models.decoder import Decoder
 
         return Decoder(self)
@@ -278,7 +295,7 @@ class UpsamplerConfig(Config):
             patch_size=self.patch_size,
         )
 
-    def build(self) -> "Upsampler":
+    def build(self) -> "models.upsampler.Upsampler":
         from models.upsampler import Upsampler
 
         return Upsampler(self)
@@ -301,7 +318,7 @@ class ClipHeadsConfig(Config):
             check_positive(self, "hidden")
         check_fraction(self, "dropout")
 
-    def build(self) -> "ClipHeads":
+    def build(self) -> "models.clip_heads.ClipHeads":
         from models.clip_heads import ClipHeads
 
         return ClipHeads(self)
@@ -338,7 +355,7 @@ class UnCLIPConfig(Config):
                 )
             size = upsampler.image_size
 
-    def build(self) -> "UnCLIP":
+    def build(self) -> "models.cascade.UnCLIP":
         from models.cascade import UnCLIP
 
         return UnCLIP(self)
@@ -364,5 +381,5 @@ def from_tagged(values: dict[str, Any]) -> NetworkConfig:
     return _NETWORKS[name].from_dict(values)
 
 
-def parameter_count(network: "nn.Module") -> int:
+def parameter_count(network: "torch.nn.Module") -> int:
     return sum(p.numel() for p in network.parameters())

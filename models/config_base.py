@@ -3,7 +3,9 @@
 import dataclasses
 import difflib
 import typing
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
+
+ConfigT = TypeVar("ConfigT", bound="Config")
 
 
 class Config:
@@ -17,7 +19,7 @@ class Config:
         return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(self)))  # type: ignore[call-overload]
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
         """Inverse of `to_dict`.  Raises `ValueError` on unknown or missing keys, naming the nearest known
         one."""
         fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]

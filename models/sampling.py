@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal
 from models.config import Config
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
 
-    from models.diffusion.noise import SampleNoise
-    from models.diffusion.process import Diffusion
-    from models.diffusion.samplers import Callback, Denoiser
+    import models.diffusion.noise
+    import models.diffusion.process
+    import models.diffusion.samplers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,14 +62,14 @@ class CascadeSampling(Config):
 
 def sample(
     settings: StageSampling,
-    diffusion: "Diffusion",
-    denoise: "Denoiser",
-    x_T: "Tensor",
+    diffusion: "models.diffusion.process.Diffusion",
+    denoise: "models.diffusion.samplers.Denoiser",
+    x_T: "torch.Tensor",
     *,
-    noise: "SampleNoise",
+    noise: "models.diffusion.noise.SampleNoise",
     clip_x0: bool,
-    callback: "Callback | None" = None,
-) -> "Tensor":
+    callback: "models.diffusion.samplers.Callback | None" = None,
+) -> "torch.Tensor":
     """Run the sampler that `settings` names over `diffusion` respaced to its steps; guidance is the
     denoiser's."""
     from models.diffusion import samplers

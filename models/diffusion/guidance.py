@@ -1,13 +1,14 @@
 """Classifier-free guidance as a wrapper around a network."""
 
 from collections.abc import Mapping
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
+@runtime_checkable
 class ConditionedNetwork(Protocol):
     """A network called with x_t, the original timestep and its conditions by name, one row a sample."""
 

@@ -12,7 +12,7 @@ No gradient is kept: a chain of hundreds of steps would hold every activation.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +25,7 @@ Callback = Callable[[int, int, Tensor], None]
 """Called after each step with (steps done, steps in total, the current estimate of x_0)."""
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """A network with its conditions bound."""
 
@@ -95,9 +96,10 @@ def dpm_solver_pp_2m(
 ) -> Float[Tensor, "batch channels *spatial"]:
     """DPM-Solver++(2M), a deterministic second-order multistep solver (2211.01095, algorithm 2).
 
-    The first step is of first order (there is no earlier estimate to extrapolate from), and so is the last:
-    it goes to zero noise, where the log signal-to-noise ratio is infinite and the solver's limit is x_0
-    itself.
+    The first step is of first order: there is no earlier estimate to extrapolate from.  So is the step into
+    timestep 0: in log signal-to-noise ratio it is several times longer than the one before it, and to
+    extrapolate that far is worse than DDIM (measured on a Gaussian, 40 steps of either schedule).  Timestep 0
+    then returns x_0, the solver's limit at zero noise.
     """
     abar = diffusion.alphas_cumprod
     log_snr = 0.5 * (abar.log() - (1 - abar).log())
@@ -110,7 +112,7 @@ def dpm_solver_pp_2m(
         else:
             h = log_snr[step - 1] - log_snr[step]
             estimate = x0
-            if earlier is not None:
+            if earlier is not None and step > 1:
                 ratio = ((log_snr[step] - log_snr[step + 1]) / h).item()
                 estimate = x0 + (x0 - earlier) / (2 * ratio)
             sigma_ratio = ((1 - abar[step - 1]) / (1 - abar[step])).sqrt().item()

@@ -1,4 +1,4 @@
-"""Our U-Net and process against OpenAI's published ones (`guided-diffusion-sdk`): same weights, same inputs."""
+"""Our U-Net against OpenAI's published one (`guided-diffusion-sdk`): same weights, same inputs."""
 
 from typing import Any
 
@@ -70,7 +70,7 @@ def test_outputs_and_gradients_equal_the_published_unet(name: str) -> None:
 
 
 def test_upsampler_without_middle_attention_equals_super_resolution_with_its_attention_zeroed() -> None:
-    """The published class cannot leave the middle attention out; with its projection at zero it is the identity."""
+    """The published class always has a middle attention; with its projection at zero it is the identity."""
     config = UpsamplerConfig(
         image_size=32, low_res_size=8, model_channels=32, channel_mult=(1, 2), num_res_blocks=1
     )
@@ -89,7 +89,7 @@ def test_upsampler_without_middle_attention_equals_super_resolution_with_its_att
 
 
 def test_table_3_parameter_counts() -> None:
-    """Built on the meta device: the sizes that unCLIP's Table 3 states for the upsamplers, and GLIDE's U-Net."""
+    """On the meta device: the sizes unCLIP's Table 3 states for the upsamplers, and GLIDE for its U-Net."""
     with torch.device("meta"):
         decoder = UNetConfig(
             image_size=64,

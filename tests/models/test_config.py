@@ -1,0 +1,98 @@
+import json
+import subprocess
+import sys
+
+import pydantic
+import pytest
+
+from models.config import (
+    ClipHeadsConfig,
+    DecoderConfig,
+    DiffusionConfig,
+    NetworkConfig,
+    PriorConfig,
+    UnCLIPConfig,
+    UNetConfig,
+    UpsamplerConfig,
+    from_tagged,
+    tagged,
+)
+from models.sampling import CascadeSampling, StageSampling
+from tests.models.tiny import CLIP_HEADS, DECODER, PRIOR, UNCLIP, UPSAMPLER
+
+
+@pytest.mark.parametrize("config", [PRIOR, DECODER, UPSAMPLER, DECODER.unet, CLIP_HEADS, UNCLIP])
+def test_a_configuration_survives_json_and_rebuilds_its_network(config: NetworkConfig) -> None:
+    restored = from_tagged(json.loads(json.dumps(tagged(config))))
+    assert restored == config
+    assert restored.build().state_dict().keys() == config.build().state_dict().keys()
+
+
+def test_sampling_settings_survive_json() -> None:
+    settings = CascadeSampling(upsamplers=(StageSampling(steps="10,10,3,2,2"),))
+    assert CascadeSampling.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+def test_recipes_can_embed_a_configuration_and_unknown_keys_are_refused() -> None:
+    class Recipe(pydantic.BaseModel):
+        decoder: DecoderConfig
+        process: DiffusionConfig = DiffusionConfig()
+
+    values = DECODER.to_dict()
+    assert Recipe(decoder=values).decoder == DECODER  # type: ignore[arg-type]
+    with pytest.raises(pydantic.ValidationError, match="depth"):
+        Recipe(decoder={**values, "depth": 3})  # type: ignore[arg-type]
+    with pytest.raises(pydantic.ValidationError, match="must be divisible"):
+        Recipe(decoder={**values, "text_heads": 3})  # type: ignore[arg-type]
+    assert Recipe.model_json_schema()["properties"].keys() == {"decoder", "process"}
+
+
+def test_reading_a_configuration_loads_no_torch() -> None:
+    code = "import sys, models.config, models.sampling; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+UNET = {"image_size": 64, "model_channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1}
+BAD: list[tuple[type, dict[str, object], str]] = [
+    (UNetConfig, {**UNET, "image_size": 63}, r"image_size \(63\) must be divisible by stride \(2\)"),
+    (UNetConfig, {**UNET, "model_channels": 48}, r"\(48\) must be divisible by norm_groups \(32\)"),
+    (UNetConfig, {**UNET, "attention_resolutions": (16,)}, r"\[16\] are not among .*\[64, 32\]"),
+    (UNetConfig, {**UNET, "num_head_channels": 48}, r"channels at 32 px \(64\).*num_head_channels \(48\)"),
+    (UNetConfig, {**UNET, "channel_mult": ()}, "channel_mult: expected positive integers"),
+    (UNetConfig, {**UNET, "dropout": 1.0}, r"dropout: expected a number in \[0, 1\), got 1.0"),
+    (UNetConfig, {**UNET, "num_res_blocks": 0}, "num_res_blocks: expected a positive integer, got 0"),
+    (PriorConfig, {"embedding_dim": 8, "context": 4, "width": 8, "layers": 1, "heads": 3}, "heads"),
+    (PriorConfig, {"embedding_dim": 8, "context": 4, "width": 8, "layers": 1, "heads": 2}, "exactly one"),
+    (UpsamplerConfig, {**UNET, "low_res_size": 48}, r"image_size \(64\) must be divisible by low_res_size"),
+    (UpsamplerConfig, {**UNET, "low_res_size": 16, "residual": True}, "learned_variance"),
+    (ClipHeadsConfig, {"image_dim": 8, "text_dim": 8, "dim": -1}, "dim: expected a positive integer"),
+    (
+        UnCLIPConfig,
+        {
+            "prior": PRIOR,
+            "prior_diffusion": UNCLIP.prior_diffusion,
+            "decoder": DECODER,
+            "decoder_diffusion": UNCLIP.decoder_diffusion,
+            "upsamplers": (UPSAMPLER, UPSAMPLER),
+            "upsampler_diffusions": UNCLIP.upsampler_diffusions * 2,
+        },
+        r"upsamplers\[1\]: expects 16 px, the stage before it makes 32 px",
+    ),
+]
+
+
+@pytest.mark.parametrize(("config", "values", "message"), BAD)
+def test_a_bad_value_says_expected_got_and_where(
+    config: type, values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**values)
+
+
+def test_unknown_and_missing_keys_are_named() -> None:
+    with pytest.raises(ValueError, match="unknown key 'widht'; did you mean 'width'"):
+        PriorConfig.from_dict({"widht": 8})
+    with pytest.raises(ValueError, match="missing context, embedding_dim, heads, layers"):
+        PriorConfig.from_dict({"width": 8})
+    with pytest.raises(ValueError, match="got 'VaeConfig'"):
+        from_tagged({"config": "VaeConfig"})

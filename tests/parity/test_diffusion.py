@@ -1,0 +1,128 @@
+"""Our schedules, process and samplers against OpenAI's published ones (`guided-diffusion-sdk`)."""
+
+import pytest
+import torch
+from guided_diffusion import gaussian_diffusion as gd
+from guided_diffusion.respace import SpacedDiffusion, space_timesteps
+from torch import Tensor
+
+from models.diffusion.process import Diffusion, PredictionType, VarianceType
+from models.diffusion.samplers import ddim
+from models.diffusion.schedule import cosine_betas, linear_betas, spaced_steps
+
+MEAN: dict[PredictionType, gd.ModelMeanType] = {
+    "epsilon": gd.ModelMeanType.EPSILON,
+    "x0": gd.ModelMeanType.START_X,
+}
+VARIANCE: dict[VarianceType, gd.ModelVarType] = {
+    "learned_range": gd.ModelVarType.LEARNED_RANGE,
+    "fixed_small": gd.ModelVarType.FIXED_SMALL,
+    "fixed_large": gd.ModelVarType.FIXED_LARGE,
+}
+PROCESSES = [(p, v) for p in MEAN for v in VARIANCE]
+SECTIONS = [
+    *((1000, s) for s in ("1000", "250", "64", "27", "10,10,3,2,2", "ddim50", "ddim25", "7,1")),
+    *((999, s) for s in ("250", "27", "10,10,3,2,2", "3,1,4")),
+]
+
+
+def pair(
+    prediction: PredictionType, variance: VarianceType, sections: str = "40"
+) -> tuple[Diffusion, SpacedDiffusion]:
+    ours = Diffusion(cosine_betas(1000), prediction=prediction, variance=variance)
+    theirs = SpacedDiffusion(
+        use_timesteps=space_timesteps(1000, sections),
+        betas=gd.get_named_beta_schedule("cosine", 1000),
+        model_mean_type=MEAN[prediction],
+        model_var_type=VARIANCE[variance],
+        loss_type=gd.LossType.RESCALED_MSE,
+    )
+    return ours.spaced(sections), theirs
+
+
+def batch(variance: VarianceType) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x0, noise, network output and steps that contain both ends."""
+    g = torch.Generator().manual_seed(0)
+    channels = 6 if variance == "learned_range" else 3
+    x0 = (torch.randn(5, 3, 8, 8, generator=g) * 0.6).clamp(-1, 1)
+    noise, output = torch.randn(5, 3, 8, 8, generator=g), torch.randn(5, channels, 8, 8, generator=g)
+    return x0, noise, output, torch.tensor([0, 1, 17, 30, 39])
+
+
+@pytest.mark.parametrize("steps", [1000, 100])
+@pytest.mark.parametrize(("name", "ours"), [("cosine", cosine_betas), ("linear", linear_betas)])
+def test_schedules_are_the_published_ones(name: str, ours: object, steps: int) -> None:
+    assert callable(ours)
+    theirs = torch.from_numpy(gd.get_named_beta_schedule(name, steps))
+    torch.testing.assert_close(ours(steps), theirs, rtol=0, atol=1e-16)
+
+
+@pytest.mark.parametrize(("total", "sections"), SECTIONS)
+def test_spaced_steps_visit_the_published_steps(total: int, sections: str) -> None:
+    assert set(spaced_steps(total, sections)) == space_timesteps(total, sections)
+
+
+@pytest.mark.parametrize("sections", ["40", "ddim50", "10,10,3,2,2"])
+def test_respacing_keeps_coefficients_and_timesteps(sections: str) -> None:
+    ours, theirs = pair("epsilon", "learned_range", sections)
+    assert ours.timestep_map.tolist() == theirs.timestep_map
+    torch.testing.assert_close(ours.betas, torch.from_numpy(theirs.betas), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        ours.alphas_cumprod, torch.from_numpy(theirs.alphas_cumprod), rtol=1e-12, atol=0
+    )
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize(("prediction", "variance"), PROCESSES)
+def test_q_and_p_are_the_published_ones(
+    prediction: PredictionType, variance: VarianceType, clip: bool
+) -> None:
+    ours, theirs = pair(prediction, variance)
+    x0, noise, output, t = batch(variance)
+    x_t = ours.q_sample(x0, t, noise)
+    torch.testing.assert_close(x_t, theirs.q_sample(x0, t, noise), rtol=0, atol=1e-6)
+    mean, log_variance = ours.q_posterior(x0, x_t, t)
+    their_mean, _, their_log_variance = theirs.q_posterior_mean_variance(x0, x_t, t)
+    torch.testing.assert_close(mean, their_mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(log_variance, their_log_variance, rtol=0, atol=1e-6)
+
+    p = ours.predict(output, x_t, t, clip)
+    q = theirs.p_mean_variance(lambda *_: output, x_t, t, clip_denoised=clip)
+    # Unclipped, x0 is divided by sqrt(abar) and grows to thousands: the tolerance is relative there.
+    tolerance = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(p.x0, q["pred_xstart"], **tolerance)
+    torch.testing.assert_close(p.mean, q["mean"], **tolerance)
+    torch.testing.assert_close(p.log_variance, q["log_variance"], **tolerance)
+    torch.testing.assert_close(
+        p.epsilon, theirs._predict_eps_from_xstart(x_t, t, q["pred_xstart"]), **tolerance
+    )
+
+
+@pytest.mark.parametrize(("prediction", "variance"), PROCESSES)
+def test_losses_and_their_gradients_are_the_published_ones(
+    prediction: PredictionType, variance: VarianceType
+) -> None:
+    ours, theirs = pair(prediction, variance)
+    x0, noise, output, t = batch(variance)
+    a, b = output.clone().requires_grad_(), output.clone().requires_grad_()
+    x_t = ours.q_sample(x0, t, noise)
+    loss = ours.training_losses(a, x0, x_t, t, noise)
+    their_loss = theirs.training_losses(lambda *_: b, x0, t, noise=noise)["loss"]
+    torch.testing.assert_close(loss, their_loss, rtol=1e-5, atol=1e-6)
+    loss.sum().backward()
+    their_loss.sum().backward()
+    torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_ddim_chain_is_the_published_one() -> None:
+    ours, theirs = pair("epsilon", "learned_range", "ddim20")
+    torch.manual_seed(0)
+    weight = torch.randn(6, 3) * 0.3
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        # Depends on the timestep, so that a wrong mapping would show.
+        return torch.einsum("oc,bchw->bohw", weight, x) * (0.5 + t[:, None, None, None] / 1000)
+
+    x_T = torch.randn(2, 3, 8, 8)
+    expected = theirs.ddim_sample_loop(denoise, x_T.shape, noise=x_T, device="cpu", eta=0.0)
+    torch.testing.assert_close(ddim(ours, denoise, x_T), expected, rtol=0, atol=1e-5)
