@@ -4,8 +4,9 @@ Importing this file costs no torch: recipes are validated before anything heavy 
 makes the object, on the current default device (`with torch.device("meta"):` counts parameters without
 memory). Weights travel as safetensors with `config.to_dict()` beside them; `from_dict` is its inverse.
 
-Small configurations for a demo on two CPU cores without AMX.  Rates are samples a second on *one* core in float32
-(two gave 1.8 times as much, `channels_last` nothing): training at the batch given, and one forward at full size.
+Small configurations for a demo on two CPU cores without AMX.  Rates are samples a second on *one* core in
+float32 (two gave 1.8 times as much, `channels_last` nothing): training at the batch given, and one forward at
+full size.
 
     prior, d = 256     width 192, 4 layers, 6 heads, context 32,         2.8 M    189 (64)    576
                        4,096 tokens
@@ -16,9 +17,9 @@ Small configurations for a demo on two CPU cores without AMX.  Rates are samples
                        residual, bicubic, crops of 64 px
     256 -> 512 px      the same                                          2.9 M     98 (16)    4.1
 
-Patch 4 is what makes the upsamplers cheap.  Patch 2 trains at 31 and runs at 5.3 and 1.4, an unpatched network
-trains at 7.5.  After 60 and 45 s of training on emoji, patch 4 was 9.5 and 3.0 dB of PSNR above bicubic, patch 2 8.5
-and 1.0 dB.
+Patch 4 is what makes the upsamplers cheap.  Patch 2 trains at 31 and runs at 5.3 and 1.4, an unpatched
+network trains at 7.5.  After 60 and 45 s of training on emoji, patch 4 was 9.5 and 3.0 dB of PSNR above bicubic, patch 2
+8.5 and 1.0 dB.
 """
 
 import dataclasses

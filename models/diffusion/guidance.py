@@ -1,18 +1,15 @@
 """Classifier-free guidance as a wrapper around a network."""
 
-from collections.abc import Mapping
-from typing import Protocol, final, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
-@runtime_checkable
-class ConditionedNetwork(Protocol):
-    """A network called with x_t, the original timestep and its conditions by name, one row a sample."""
-
-    def __call__(self, x_t: Tensor, t: Tensor, /, **conditions: Tensor) -> Tensor: ...
+ConditionedNetwork = Callable[..., Tensor]
+"""Called with x_t, the original timestep and its conditions by name, one row of each a sample."""
 
 
 @final
