@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-
 ConditionedNetwork = Callable[..., Tensor]
 """Called with x_t, the original timestep and its conditions by name, one row of each a sample."""
 
