@@ -1,13 +1,14 @@
-"""Deduplicate: which samples show the same picture, and which copy of each stays."""
+"""Deduplicate: which samples show the same thing, and which copy is the best."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, field_validator
 
 from filters.duplicates import (
     duplicate_clusters,
@@ -16,32 +17,69 @@ from filters.duplicates import (
     perceptual_pairs,
     semantic_pairs,
 )
-from filters.policy import SUCCESS
 from infra.shards import write_parquet
-from infra.store import Artifact, Rows
+from infra.store import Rows
 from pipelines.aligned import read_embeddings, read_metadata, shard_names
+from pipelines.concepts import compile_ignored, concept_of
 from pipelines.step import Context, Resources, Step, StepConfig, input_of
 
-METHODS = ("exact", "perceptual", "semantic")
-COLUMNS = ["key", "status", "sha256", "width", "height", "phash", "dhash", "thumbnail"]
+METHODS = ("exact", "perceptual", "same_caption", "semantic")
+_COLUMNS = ["key", "caption", "status", "sha256", "width", "height", "phash", "dhash", "thumbnail"]
+Pairs = Int[np.ndarray, "pairs 2"]
+
+
+class Perceptual(StepConfig):
+    """Limits of `filters.duplicates.perceptual_pairs`: bits of a hash, and grey levels of a thumbnail."""
+
+    max_bits: int = Field(default=6, ge=0, le=15)
+    max_difference: int = Field(default=48, ge=0, le=255)
+
+
+class SameCaption(StepConfig):
+    """Two captions of one concept and pictures that are at least alike: a variant, such as another skin tone."""
+
+    min_cosine: float = Field(default=0.7, ge=-1, le=1)
+
+
+class Semantic(StepConfig):
+    """Pictures alike beyond doubt, whatever the captions.
+
+    `clusters` > 1 compares within k-means clusters only; `seeds` clusterings are merged.
+    """
+
+    min_cosine: float = Field(default=0.985, ge=-1, le=1)
+    clusters: int = Field(default=1, ge=1)
+    seeds: tuple[int, ...] = (0,)
 
 
 class DeduplicateConfig(StepConfig):
-    """How alike two samples must be.  Hashes and embeddings are stored, so a moved threshold recomputes none."""
+    """What makes two samples duplicates; null switches a method off.
+
+    The cosines are of the annotation's image embeddings, so they belong to its encoder.  `ignored_in_captions`
+    are regular expressions for the words that make no other concept of a caption.
+    """
 
     annotation: str = input_of("annotation")
-    max_bits: int = Field(6, ge=0, le=15, description="bits of 64 in which perceptual hashes may differ")
-    max_difference: int = Field(48, ge=0, le=255, description="of 255, between two 16 x 16 thumbnails")
-    min_cosine: float | None = Field(0.97, gt=0, le=1, description="of image embeddings; none leaves it out")
-    clusters: int = Field(1, ge=1, description="k-means clusters that pairs are sought in; 1 compares all")
-    seed: int = 0
+    exact: bool = True
+    perceptual: Perceptual | None = Perceptual()
+    same_caption: SameCaption | None = SameCaption()
+    semantic: Semantic | None = Semantic()
+    ignored_in_captions: tuple[str, ...] = ()
+
+    @field_validator("ignored_in_captions")
+    @classmethod
+    def _regular_expressions(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        compile_ignored(patterns)
+        return patterns
 
 
 class Deduplicate(Step[DeduplicateConfig, Resources]):
-    """Writes `<shard>.parquet` with `key, cluster, kept_copy, method`, one row per fetched sample.
+    """Writes for every fetched sample `key, cluster, rank, kept_copy, method, concept`.
 
-    `cluster` is the key of its first member, stable under any order of work; `method` names the finders that
-    linked the row to another, `+` between them, empty for a row alone.  Damaged images are alone.
+    cluster: key of the cluster's first sample.  rank: 0 for the copy to keep, then the next best; a judge that
+    drops the best copy for another reason keeps the next.  method: what first tied the sample to another.
+    concept: key of the first sample of the same concept, clusters included; the unit of a split.  Reads all
+    metadata at once: some 1 KB of memory a sample.
     """
 
     kind = "deduplicate"
@@ -50,72 +88,122 @@ class Deduplicate(Step[DeduplicateConfig, Resources]):
     Config = DeduplicateConfig
 
     def run(self, context: Context[DeduplicateConfig, Resources]) -> dict[str, Any]:
-        config, annotation = context.config, context.inputs["annotation"]
-        names = shard_names(annotation)
-        tables = [read_metadata(annotation, name, COLUMNS) for name in names]
-        table = pa.concat_tables(tables)
-        intact = np.flatnonzero([s == SUCCESS for s in table["status"].to_pylist()])
-        context.progress.start(len(table))
-        pairs = find_pairs(table, embeddings_of(annotation, names), intact, config)
-        everything = np.concatenate(list(pairs.values()))
-        labels = duplicate_clusters(everything, len(table))
-        areas = table["width"].to_numpy().astype(np.int64) * table["height"].to_numpy().astype(np.int64)
-        keys = table["key"].to_pylist()
-        kept = kept_copies(labels, areas, keys)
-        found = pa.table(
-            {
-                "key": keys,
-                "cluster": [keys[label] for label in labels],
-                "kept_copy": kept,
-                "method": linked_by(pairs, len(table)),
-            }
-        )
+        annotation, config = context.inputs["annotation"], context.config
+        shards = shard_names(annotation)
+        tables = [read_metadata(annotation, shard, _COLUMNS) for shard in shards]
+        samples = pa.concat_tables(tables)
+        vectors = [read_embeddings(annotation, "img", shard) for shard in shards]
+        context.progress.start(len(samples), unit="samples")
+        intact = np.flatnonzero(np.array(samples["status"]) == "success")
+        found = find_pairs(samples.take(intact), np.concatenate(vectors)[intact], config)
+        # Rows that could not be decoded are compared with nothing.
+        pairs = {method: intact[rows] for method, rows in found.items()}
+        table = clusters_table(samples, pairs, config)
         start = 0
-        for name, part in zip(names, tables, strict=True):
-            temporary = context.draft.temporary(f"{name}.parquet")
-            write_parquet(temporary, found.slice(start, len(part)))
-            rows = Rows(total=len(part), kept=len(part))
-            context.draft.commit_shard(name, {f"{name}.parquet": temporary}, rows)
-            start += len(part)
+        for shard, part in zip(shards, tables, strict=True):
+            temporary = context.draft.temporary(f"{shard}.parquet")
+            write_parquet(temporary, table.slice(start, len(part)))
+            account = Rows(total=len(part), kept=len(part))
+            context.draft.commit_shard(shard, {f"{shard}.parquet": temporary}, account)
             context.progress.advance(len(part))
-        sizes = Counter(Counter(labels.tolist()).values())
-        return {
-            "samples": len(table),
-            "clusters_of_several": sum(count for size, count in sizes.items() if size > 1),
-            "largest_cluster": max(sizes, default=0),
-            "surplus_copies": int((~kept).sum()),
-            **{f"pairs_{name}": len(found) for name, found in pairs.items()},
-        }
-
-
-def embeddings_of(annotation: Artifact, names: list[str]) -> np.ndarray:
-    """Image embeddings of all shards, float16 as stored; shape (samples, d)."""
-    return np.concatenate([np.asarray(read_embeddings(annotation, "img", name)) for name in names])
+            start += len(part)
+        return _summary(table)
 
 
 def find_pairs(
-    table: pa.Table, embeddings: np.ndarray, intact: np.ndarray, config: DeduplicateConfig
-) -> dict[str, np.ndarray]:
-    """Pairs of row numbers per method, among the intact rows."""
-    rows = table.take(pa.array(intact))
-    hashes = np.stack([rows[name].to_numpy().astype(np.uint64) for name in ("phash", "dhash")], axis=1)
-    joined = b"".join(rows["thumbnail"].to_pylist())
-    thumbnails = np.frombuffer(joined, np.uint8).reshape(len(rows), -1)
-    found = {
-        "exact": exact_pairs(rows["sha256"].to_pylist()),
-        "perceptual": perceptual_pairs(hashes, thumbnails, config.max_bits, config.max_difference),
-        "semantic": np.zeros((0, 2), np.int64),
+    samples: pa.Table, embeddings: Float[np.ndarray, "n d"], config: DeduplicateConfig
+) -> dict[str, Pairs]:
+    """Pairs of row numbers by method, in the order of METHODS; a method switched off is absent."""
+    pairs: dict[str, Pairs] = {}
+    vectors = embeddings.astype(np.float32)
+    if config.exact:
+        pairs["exact"] = exact_pairs(samples["sha256"].to_pylist())
+    if config.perceptual:
+        hashes = np.stack([samples["phash"].to_numpy(), samples["dhash"].to_numpy()], axis=1)
+        thumbnails = np.stack([np.frombuffer(t, np.uint8) for t in samples["thumbnail"].to_pylist()])
+        limits = config.perceptual
+        pairs["perceptual"] = perceptual_pairs(hashes, thumbnails, limits.max_bits, limits.max_difference)
+    if config.same_caption:
+        concepts = _concepts(samples, config)
+        pairs["same_caption"] = _similar_within(concepts, vectors, config.same_caption.min_cosine)
+    if config.semantic:
+        limit = config.semantic
+        parts = [semantic_pairs(vectors, limit.min_cosine, limit.clusters, seed) for seed in limit.seeds]
+        pairs["semantic"] = np.unique(np.concatenate(parts), axis=0)
+    return pairs
+
+
+def clusters_table(samples: pa.Table, pairs: dict[str, Pairs], config: DeduplicateConfig) -> pa.Table:
+    """The step's columns for all samples, in their order."""
+    count, keys = len(samples), np.array(samples["key"].to_pylist(), dtype=str)
+    every = np.concatenate([np.zeros((0, 2), np.int64), *pairs.values()])
+    clusters = duplicate_clusters(every, count)
+    areas = samples["width"].to_numpy().astype(np.int64) * samples["height"].to_numpy()
+    methods = np.full(count, "", dtype=object)
+    for method in reversed(METHODS):
+        methods[np.unique(pairs.get(method, np.zeros((0, 2), np.int64)))] = method
+    same_words = list(_adjacent(_groups(_concepts(samples, config))))
+    concepts = duplicate_clusters(np.concatenate([every, np.array(same_words).reshape(-1, 2)]), count)
+    return pa.table(
+        {
+            "key": keys,
+            "cluster": keys[clusters],
+            "rank": pa.array(_ranks(clusters, areas, keys), pa.int32()),
+            "kept_copy": kept_copies(clusters, areas, keys.tolist()),
+            "method": pa.array(methods, pa.string()),
+            "concept": keys[concepts],
+        }
+    )
+
+
+def _concepts(samples: pa.Table, config: DeduplicateConfig) -> list[str]:
+    ignored = compile_ignored(config.ignored_in_captions)
+    return [concept_of(caption, ignored) for caption in samples["caption"].to_pylist()]
+
+
+def _groups(concepts: Sequence[str]) -> Iterator[list[int]]:
+    """Rows of each concept that more than one row has; rows without a word have no concept."""
+    rows: dict[str, list[int]] = {}
+    for row, concept in enumerate(concepts):
+        if concept:
+            rows.setdefault(concept, []).append(row)
+    yield from (group for group in rows.values() if len(group) > 1)
+
+
+def _adjacent(groups: Iterator[list[int]]) -> Iterator[tuple[int, int]]:
+    for group in groups:
+        yield from zip(group, group[1:], strict=False)
+
+
+def _similar_within(concepts: Sequence[str], vectors: Float[np.ndarray, "n d"], min_cosine: float) -> Pairs:
+    found = [np.zeros((0, 2), np.int64)]
+    for group in _groups(concepts):
+        rows = np.array(group)
+        found.append(rows[semantic_pairs(vectors[rows], min_cosine)])
+    return np.concatenate(found)
+
+
+def _ranks(
+    clusters: Int[np.ndarray, "n"], areas: Int[np.ndarray, "n"], keys: np.ndarray
+) -> Int[np.ndarray, "n"]:
+    """Place of each row in its cluster: largest image first, of equals the smallest key, as `kept_copies` has it."""
+    order = np.lexsort((keys, -areas, clusters))
+    first: Bool[np.ndarray, "n"] = np.r_[True, np.diff(clusters[order]) != 0][: len(order)]
+    positions = np.arange(len(order))
+    ranks = np.zeros(len(order), np.int64)
+    ranks[order] = positions - np.maximum.accumulate(np.where(first, positions, 0))
+    return ranks
+
+
+def _summary(table: pa.Table) -> dict[str, Any]:
+    sizes = np.unique(np.array(table["cluster"]), return_counts=True)[1]
+    copies = np.array(table["rank"]) > 0
+    methods = np.array(table["method"])
+    return {
+        "samples": len(table),
+        "clusters": len(sizes),
+        "concepts": len(set(table["concept"].to_pylist())),
+        "largest_cluster": int(sizes.max(initial=0)),
+        "duplicates": int(copies.sum()),
+        **{f"duplicates_{method}": int((copies & (methods == method)).sum()) for method in METHODS},
     }
-    if config.min_cosine is not None:
-        found["semantic"] = semantic_pairs(
-            embeddings[intact].astype(np.float32), config.min_cosine, config.clusters, config.seed
-        )
-    return {name: intact[pairs].reshape(-1, 2) for name, pairs in found.items()}
-
-
-def linked_by(pairs: dict[str, np.ndarray], count: int) -> list[str]:
-    """For each row the methods that found it in a pair."""
-    touched = {name: np.zeros(count, bool) for name in METHODS}
-    for name, found in pairs.items():
-        touched[name][found.ravel()] = True
-    return ["+".join(name for name in METHODS if touched[name][row]) for row in range(count)]

@@ -1,52 +1,72 @@
-"""Fitting the heads of `lit` on the training split: locked-image tuning with the contrastive loss."""
+"""TrainClip: heads over the frozen towers' features, fitted with the contrastive loss on the training split."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
+from infra.journal import Journal
 from infra.store import Artifact, Rows
 from models.config import ClipHeadsConfig
 from pipelines.aligned import (
+    ENCODER_FILE,
     encoder_identity,
     read_embeddings,
     read_metadata,
     read_table,
+    require_same_keys,
     require_same_shards,
 )
-from pipelines.encoders.lit import HEADS_CONFIG, HEADS_FILE, IMAGE_WIDTH, TEXT_WIDTH
-from pipelines.retrieval import recall_at
+from pipelines.encoders.lit import HEADS_CONFIG, HEADS_FILE
 from pipelines.step import Context, Resources, Step, StepConfig, input_of
 
 if TYPE_CHECKING:
-    import torch
-
     from models.clip_heads import ClipHeads
 
-Pairs = dict[str, tuple[Float[np.ndarray, "n image"], Float[np.ndarray, "n text"]]]
+SPLITS = ("train", "validation", "test")
+RANKS = (1, 5, 10)
+CHECKPOINT_EVERY = 10
 
 
 class TrainClipConfig(StepConfig):
-    """How the heads are fitted.  The best epoch on the validation split is kept."""
+    """Size of the heads and how they are fitted.
+
+    The defaults suit a thousand pairs: linear heads, strong dropout and weight decay, and the step with the
+    lowest validation loss.  Fitted in one process, in memory, on one thread (the sum's order is part of the
+    result).
+    """
 
     annotation: str = input_of("annotation")
     verdict: str = input_of("verdict")
-    dimension: int = Field(256, ge=8, description="width of the joint space")
-    hidden: int | None = Field(None, description="width of a hidden layer; none makes the heads linear")
-    dropout: float = Field(0.5, ge=0, lt=1)
-    epochs: int = Field(60, ge=1)
-    batch: int = Field(256, ge=2, description="pairs a step; every other pair of the batch is a negative")
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
+    dim: int = Field(default=256, ge=1)
+    hidden: int | None = Field(default=None, ge=1)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    steps: int = Field(default=120, ge=1)
+    batch: int = Field(default=512, ge=2)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=0.5, ge=0)
     seed: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Tower features of one split's kept samples, row i of both belonging together."""
+
+    image: Float[np.ndarray, "n d"]
+    text: Float[np.ndarray, "n e"]
+
+
 class TrainClip(Step[TrainClipConfig, Resources]):
-    """Image and text heads over frozen towers, with held-out recall against chance."""
+    """Writes `heads.safetensors` and `config.json`, the encoder that `lit` becomes, and `retrieval.json`.
+
+    Figures are of the test split, which neither the weights nor the choice of the step have seen; chance and
+    the number of pairs stand beside them.
+    """
 
     kind = "train_clip"
     produces = "clip_heads"
@@ -54,129 +74,142 @@ class TrainClip(Step[TrainClipConfig, Resources]):
     Config = TrainClipConfig
 
     def run(self, context: Context[TrainClipConfig, Resources]) -> dict[str, Any]:
-        """Writes `heads.safetensors` and `config.json`; returns recall on the test split, and chance."""
         import torch
         from safetensors.torch import save
 
         annotation = context.inputs["annotation"]
-        if (name := encoder_identity(annotation)["name"]) != "lit-towers":
-            raise ValueError(f"train_clip needs features of lit-towers, got embeddings of {name!r}")
-        pairs = kept_pairs(annotation, context.inputs["verdict"])
-        for split in ("train", "validation", "test"):
-            if len(pairs[split][0]) < 2:
-                raise ValueError(
-                    f"train_clip needs at least 2 pairs in split {split!r}, got {len(pairs[split][0])}"
-                )
+        features = read_features(annotation, context.inputs["verdict"])
+        config, draft = context.config, context.draft
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # sums in another order give other bits
-        heads, best_epoch = fit(context, pairs)
-        summary = held_out(heads, pairs["test"]) | {
-            "best_epoch": best_epoch,
-            "train_pairs": len(pairs["train"][0]),
-        }
-        torch.set_num_threads(threads)
-        context.draft.write_bytes(
-            HEADS_FILE, save({k: v.contiguous() for k, v in heads.state_dict().items()})
+        torch.set_num_threads(1)
+        try:
+            context.progress.start(config.steps, unit="steps")
+            heads, best_step = fit_heads(features, config, context.journal)
+            figures = retrieval(heads, features["test"])
+        finally:
+            torch.set_num_threads(threads)
+        draft.write_bytes(HEADS_FILE, save({k: v.contiguous() for k, v in heads.state_dict().items()}))
+        for name, data in (
+            (HEADS_CONFIG, heads.config.to_dict()),
+            (ENCODER_FILE, encoder_identity(annotation)),
+            ("retrieval.json", figures),
+        ):
+            draft.write_bytes(name, (json.dumps(data, indent=1, sort_keys=True) + "\n").encode())
+        counts = {f"pairs_{split}": len(features[split].image) for split in SPLITS}
+        context.fixed_rows.append(Rows(total=sum(counts.values()), kept=sum(counts.values())))
+        return counts | figures | {"best_step": best_step}
+
+
+def read_features(annotation: Artifact, verdict: Artifact) -> dict[str, Features]:
+    """Features of the kept samples by split.
+
+    Raises MisalignedError naming shard and key where the verdict is not of this annotation's samples, and
+    ValueError where a split has fewer than two pairs, of which no contrast can be made.
+    """
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {split: [] for split in SPLITS}
+    for shard in require_same_shards(annotation, verdict):
+        keys = read_metadata(annotation, shard, ["key"])["key"].to_pylist()
+        judged = read_table(verdict, shard, ["key", "keep", "split"]).to_pylist()
+        row_of = {key: row for row, key in enumerate(keys)}
+        kept = [row for row in judged if row["keep"]]
+        known = [row["key"] for row in kept if row["key"] in row_of]
+        require_same_keys(shard, [row["key"] for row in kept], known, "annotation, among the kept samples")
+        image, text = (read_embeddings(annotation, which, shard) for which in ("img", "text"))  # type: ignore[arg-type]
+        for split in SPLITS:
+            rows = [row_of[row["key"]] for row in kept if row["split"] == split]
+            parts[split].append((image[rows].astype(np.float32), text[rows].astype(np.float32)))
+    features = {
+        split: Features(
+            image=np.concatenate([image for image, _ in of_split]),
+            text=np.concatenate([text for _, text in of_split]),
         )
-        config = json.dumps(heads.config.to_dict(), indent=1, sort_keys=True)
-        context.draft.write_bytes(HEADS_CONFIG, config.encode())
-        used = sum(len(image) for image, _ in pairs.values())
-        context.fixed_rows.append(Rows(total=used, kept=used))
-        return summary
-
-
-def kept_pairs(annotation: Artifact, verdict: Artifact) -> Pairs:
-    """Tower features of the kept samples of each split, in key order."""
-    parts: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {
-        split: ([], []) for split in ("train", "validation", "test")
+        for split, of_split in parts.items()
     }
-    for name in require_same_shards(annotation, verdict):
-        table = read_table(verdict, name, ["key", "keep", "split"]).to_pylist()
-        split_of = {row["key"]: row["split"] for row in table if row["keep"]}
-        image, text = (np.asarray(read_embeddings(annotation, w, name), np.float32) for w in ("img", "text"))
-        splits = np.array(
-            [split_of.get(k, "") for k in read_metadata(annotation, name, ["key"])["key"].to_pylist()]
-        )
-        for split, (images, texts) in parts.items():
-            images.append(image[splits == split])
-            texts.append(text[splits == split])
-    return {
-        split: (np.concatenate(images), np.concatenate(texts)) for split, (images, texts) in parts.items()
-    }
+    if small := [split for split, of in features.items() if len(of.image) < 2]:
+        raise ValueError(f"train_clip needs at least two kept pairs in each split; too few in {small}")
+    return features
 
 
-def fit(context: Context[TrainClipConfig, Resources], pairs: Pairs) -> tuple[ClipHeads, int]:
-    """The heads of the epoch with the lowest validation loss, and that epoch."""
+def fit_heads(
+    features: dict[str, Features], config: TrainClipConfig, journal: Journal
+) -> tuple[ClipHeads, int]:
+    """Heads at the step of the lowest validation loss, and that step."""
     import torch
 
     from models.clip_heads import clip_loss
 
-    config = context.config
-    torch.manual_seed(config.seed)
-    heads = ClipHeadsConfig(
-        image_dim=IMAGE_WIDTH,
-        text_dim=TEXT_WIDTH,
-        dim=config.dimension,
-        hidden=config.hidden,
-        dropout=config.dropout,
-    ).build()
-    optimizer = torch.optim.AdamW(
-        heads.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
-    image, text = (torch.from_numpy(side) for side in pairs["train"])
-    best, best_epoch, best_loss = heads.state_dict(), 0, float("inf")
-    context.progress.start(config.epochs, unit="epochs")
-    for epoch in range(config.epochs):
-        heads.train()
-        losses = []
-        for rows in torch.randperm(len(image)).split(config.batch):
-            if len(rows) < 2:
-                continue  # one pair has no negatives
+    tensors = {
+        split: (torch.from_numpy(of.image), torch.from_numpy(of.text)) for split, of in features.items()
+    }
+    images, texts = tensors["train"]
+    order = np.random.default_rng(config.seed)
+    best, best_loss, best_step = dict[str, torch.Tensor](), float("inf"), 0
+    # Forked: initial weights and dropout draw from the seed, and the process's own generator stays as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        heads = ClipHeadsConfig(
+            image_dim=images.shape[1],
+            text_dim=texts.shape[1],
+            dim=config.dim,
+            hidden=config.hidden,
+            dropout=config.dropout,
+        ).build()
+        optimizer = torch.optim.AdamW(
+            heads.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.1
+        )
+        for step in range(1, config.steps + 1):
+            batch = torch.from_numpy(order.permutation(len(images))[: config.batch])
+            heads.train()
             loss = clip_loss(
-                heads.encode_image(image[rows]), heads.encode_text(text[rows]), heads.logit_scale
+                heads.encode_image(images[batch]), heads.encode_text(texts[batch]), heads.logit_scale
             )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(float(loss.detach()))
-        schedule.step()
-        validation = validation_loss(heads, pairs["validation"])
-        context.journal.metrics({"loss": float(np.mean(losses)), "validation_loss": validation}, step=epoch)
-        context.progress.advance(1, f"validation loss {validation:.3f}")
-        if validation < best_loss:
-            best_loss, best_epoch = validation, epoch
-            best = {k: v.clone() for k, v in heads.state_dict().items()}
+            schedule.step()
+            if step % CHECKPOINT_EVERY == 0 or step == config.steps:
+                held_out = _loss(heads, *tensors["validation"])
+                journal.metrics({"loss": float(loss.detach()), "validation_loss": held_out}, step=step)
+                if held_out < best_loss:
+                    best_loss, best_step = held_out, step
+                    best = {name: value.clone() for name, value in heads.state_dict().items()}
+    if not best:
+        raise ValueError("train_clip: the validation loss was never finite; lower learning_rate")
     heads.load_state_dict(best)
-    return heads.eval(), best_epoch
+    return heads.eval(), best_step
 
 
-def embedded(heads: ClipHeads, pair: tuple[np.ndarray, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit-norm image and text embeddings of a split."""
+def retrieval(heads: ClipHeads, pairs: Features) -> dict[str, float]:
+    """R@1, 5 and 10 in both directions with their chance values, cosines of matched and of all other pairs.
+
+    A query counts as found at k when fewer than k other candidates score at least as high as its match: ties
+    count against the encoder.
+    """
     import torch
+
+    with torch.inference_mode():
+        image = heads.encode_image(torch.from_numpy(pairs.image))
+        text = heads.encode_text(torch.from_numpy(pairs.text))
+        cosines = (text @ image.T).numpy()
+    count, matched = len(cosines), np.diag(cosines)
+    figures: dict[str, float] = {"test_pairs": count}
+    for name, scores in (("text_to_image", cosines), ("image_to_text", cosines.T)):
+        rivals = (scores >= matched[:, None]).sum(axis=1) - 1
+        for k in RANKS:
+            figures[f"{name}_recall_at_{k}"] = round(float((rivals < k).mean()), 6)
+    figures |= {f"chance_recall_at_{k}": round(min(k / count, 1.0), 6) for k in RANKS}
+    others = (cosines.sum() - matched.sum()) / (count * (count - 1))
+    return figures | {"cosine_matched": round(float(matched.mean()), 6), "cosine_random": round(float(others), 6)}
+
+
+def _loss(heads: ClipHeads, images: Any, texts: Any) -> float:
+    import torch
+
+    from models.clip_heads import clip_loss
 
     heads.eval()
     with torch.inference_mode():
-        return heads.encode_image(torch.from_numpy(pair[0])), heads.encode_text(torch.from_numpy(pair[1]))
-
-
-def validation_loss(heads: ClipHeads, pair: tuple[np.ndarray, np.ndarray]) -> float:
-    """Contrastive loss over the whole split as one batch, in nats."""
-    from models.clip_heads import clip_loss
-
-    image, text = embedded(heads, pair)
-    return float(clip_loss(image, text, heads.logit_scale.detach()))
-
-
-def held_out(heads: ClipHeads, pair: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
-    """Recall at 1, 5, 10 both ways on pairs no step has seen, beside chance; cosines matched and shuffled."""
-    image, text = (side.numpy() for side in embedded(heads, pair))
-    count = len(image)
-    figures: dict[str, Any] = {"test_pairs": count}
-    for k, share in recall_at(text, image).items():
-        figures |= {f"text_to_image_r{k}": share, f"chance_r{k}": min(k / count, 1.0)}
-    for k, share in recall_at(image, text).items():
-        figures[f"image_to_text_r{k}"] = share
-    figures["cosine_matched"] = float((image * text).sum(1).mean())
-    figures["cosine_shuffled"] = float((image * np.roll(text, 1, axis=0)).sum(1).mean())
-    return figures
+        return float(clip_loss(heads.encode_image(images), heads.encode_text(texts), heads.logit_scale))

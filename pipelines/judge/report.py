@@ -1,10 +1,9 @@
-"""The filter report: where every input row ended, what each rule met, and what was planted and missed."""
+"""The numbers of the filter report, as plain data: where rows ended, what each rule met, what was missed."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,148 +11,166 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from filters.intervals import wilson
-from filters.policy import SUCCESS, Policy
+from filters.policy import Policy
 from infra.store import Artifact
-from pipelines.judge.verdict import DUPLICATE
+from pipelines.judge.verdict import ACQUIRE, ANNOTATE, DUPLICATE, Judged, account
 
-BINS = 20
-EXAMPLES = 40
-"""Most captions listed of any kind; counts are always complete."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Truth:
-    """What was planted in a demo corpus: category and half of each planted URL."""
-
-    category: dict[str, str]
-    half: dict[str, str]
-
-    @staticmethod
-    def read(site: Artifact) -> Truth:
-        rows = pq.read_table(site.path / "truth.parquet", columns=["url", "category", "half"]).to_pylist()
-        planted = [row for row in rows if row["category"]]
-        return Truth(
-            category={row["url"]: row["category"] for row in planted},
-            half={row["url"]: row["half"] for row in planted},
-        )
+BINS = 30
+LISTED = 200
+"""Longest list of captions in a report; the counts beside it are always of all."""
+TRUTH_FILE = "truth.parquet"
 
 
-def build_report(rows: pa.Table, verdicts: pa.Table, policy: Policy, truth: Truth | None) -> dict[str, Any]:
-    """All figures of the report as plain data."""
-    keep = verdicts["keep"].to_numpy()
-    reasons = verdicts["reason"].to_pylist()
-    fetched = np.array([s == SUCCESS for s in rows["status"].to_pylist()])
-    duplicates = np.array([r == DUPLICATE for r in verdicts["rule"].to_pylist()])
+def make_report(
+    judged: Judged, policy: Policy, truth: Artifact | None, notes: Sequence[str]
+) -> dict[str, Any]:
+    """The report; JSON-able and deterministic.  `truth` adds recall on planted captions and benign losses."""
+    verdict = judged.verdict
     report: dict[str, Any] = {
         "policy": {"name": policy.name, "version": policy.version, "owner": policy.owner},
-        "funnel": {
-            "input": len(rows),
-            "fetched": int(fetched.sum()),
-            "passed_policy": int((keep | duplicates).sum()),
-            "kept": int(keep.sum()),
-        },
-        "ended": dict(Counter(reasons).most_common()),
-        "splits": dict(sorted(Counter(s for s in verdicts["split"].to_pylist() if s).items())),
-        "dropped_by_category": dict(
-            sorted(
-                Counter(
-                    c for c, k in zip(verdicts["category"].to_pylist(), keep, strict=True) if c and not k
-                ).items()
-            )
-        ),
-        "rules": rule_table(rows, policy),
-        "histograms": histograms(rows, policy, fetched),
+        "notes": list(notes),
+        "funnel": _funnel(verdict),
+        "ended": _ended(verdict),
+        "rules": [hits._asdict() for hits in judged.hits],
+        "rules_that_met_nothing": [hits.rule for hits in judged.hits if hits.matched == 0],
+        "splits": dict(sorted(Counter(s for s in verdict["split"].to_pylist() if s).items())),
+        "scores": _histograms(judged.scores, policy),
     }
     if truth is not None:
-        report["planted"] = planted_figures(rows, verdicts, truth)
+        report["planted"], report["benign"] = _against_truth(judged, truth)
     return report
 
 
-def rule_table(rows: pa.Table, policy: Policy) -> list[dict[str, Any]]:
-    """What each rule met; one that met nothing says so, because silence would read as safety."""
-    keep = ["key", "status", *policy.score_names()]
-    table = []
-    for hit in policy.rule_hits(rows.select(keep)):
-        row = hit._asdict()
-        if hit.matched == 0:
-            row["note"] = "met nothing in this corpus: its recall is not measured here"
-        table.append(row)
-    return table
+def summary_of(report: dict[str, Any]) -> dict[str, Any]:
+    """The report's main figures, flat, for the run's metrics."""
+    funnel = {stage["stage"]: stage["rows"] for stage in report["funnel"]}
+    summary: dict[str, Any] = {"policy": f"{report['policy']['name']} v{report['policy']['version']}"}
+    summary |= {f"rows_{stage}": rows for stage, rows in funnel.items()}
+    summary["kept_share"] = round(funnel["kept"] / max(funnel["input"], 1), 6)
+    summary["rules_that_met_nothing"] = len(report["rules_that_met_nothing"])
+    summary |= {f"split_{split}": rows for split, rows in report["splits"].items()}
+    for half, of_half in report.get("planted", {}).items():
+        summary[f"planted_{half}"] = of_half["all"]["planted"]
+        summary[f"planted_{half}_dropped"] = of_half["all"]["dropped"]
+        summary[f"planted_{half}_recall"] = of_half["all"]["recall"]
+    if "benign" in report:
+        summary["benign_dropped"] = report["benign"]["dropped"]
+        summary["benign_dropped_share"] = report["benign"]["share"]
+    return summary
 
 
-def histograms(rows: pa.Table, policy: Policy, fetched: np.ndarray) -> dict[str, Any]:
-    """Counts of each score the policy reads, in equal bins, with the thresholds laid on it."""
-    thresholds: dict[str, list[float]] = {}
-    for rule in policy.rules:
-        for _, leaf in rule.when.leaves(""):
-            bounds = [b for b in (leaf.above, leaf.below) if b is not None]
-            thresholds.setdefault(str(leaf.score), []).extend(bounds)
-    found = {}
-    for name, bounds in sorted(thresholds.items()):
-        values = rows[name].to_numpy()[fetched]
-        values = values[~np.isnan(values)]
-        counts, edges = np.histogram(values, bins=BINS)
-        found[name] = {
-            "counts": counts.tolist(),
-            "low": float(edges[0]),
-            "high": float(edges[-1]),
-            "thresholds": sorted(set(bounds)),
-        }
-    return found
+def _funnel(verdict: pa.Table) -> list[dict[str, Any]]:
+    """Rows left after each stage."""
+    rows, ended = account(verdict), Counter(verdict["category"].to_pylist())
+    fetched = rows.total - ended[ACQUIRE]
+    decoded = fetched - ended[ANNOTATE]
+    duplicates = sum(
+        category == DUPLICATE and not keep
+        for category, keep in zip(verdict["category"].to_pylist(), verdict["keep"].to_pylist(), strict=True)
+    )
+    stages = {
+        "input": rows.total,
+        "fetched": fetched,
+        "decoded": decoded,
+        "passed_policy": rows.kept + duplicates,
+        "kept": rows.kept,
+    }
+    return [{"stage": stage, "rows": count} for stage, count in stages.items()]
 
 
-def planted_figures(rows: pa.Table, verdicts: pa.Table, truth: Truth) -> dict[str, Any]:
-    """Recall on planted captions per half and category with Wilson's interval, what was missed, and what
-    harmless captions went with them.
+def _ended(verdict: pa.Table) -> list[dict[str, Any]]:
+    """Where each input row ended, most frequent first; counts sum to the input's rows."""
+    counts = Counter(zip(verdict["keep"].to_pylist(), verdict["reason"].to_pylist(), strict=True))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0][1]))
+    return [{"reason": reason, "kept": keep, "rows": rows} for (keep, reason), rows in ordered]
 
-    A planted caption counts as caught only where a rule of the policy dropped it; one that fell to the
-    duplicate finder or was never fetched is left out of the count.
+
+def _histograms(scores: pa.Table, policy: Policy) -> list[dict[str, Any]]:
+    """Counts in 30 equal bins for every score that a rule reads, with the rules' bounds."""
+    bounds: dict[str, list[dict[str, Any]]] = {}
+    for i, rule in enumerate(policy.rules):
+        for _, leaf in rule.when.leaves(f"rules[{i}].when"):
+            for side in ("above", "below"):
+                if (value := getattr(leaf, side)) is not None:
+                    bound = {"rule": rule.name, "side": side, "value": value}
+                    bounds.setdefault(str(leaf.score), []).append(bound)
+    histograms = []
+    for name in sorted(bounds):
+        values = scores[name].drop_null().to_numpy().astype(np.float64)
+        finite = values[np.isfinite(values)]
+        ends = [*finite, *(bound["value"] for bound in bounds[name])]
+        low, high = (min(ends), max(ends)) if len(finite) else (0.0, 1.0)
+        counts, edges = np.histogram(finite, BINS, (low, high if high > low else low + 1))
+        histograms.append(
+            {
+                "score": name,
+                "rows": len(finite),
+                "counts": counts.tolist(),
+                "edges": [round(float(edge), 6) for edge in edges],
+                "bounds": bounds[name],
+            }
+        )
+    return histograms
+
+
+def _against_truth(judged: Judged, truth: Artifact) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Recall on planted captions by half and category, and the benign captions that went with them.
+
+    Both are of rows that reached the policy.  A planted caption counts as dropped only when a rule dropped it,
+    not when its picture failed or was a duplicate.
     """
-    caught: Counter[tuple[str, str]] = Counter()
-    seen: Counter[tuple[str, str]] = Counter()
-    missed: dict[str, list[dict[str, str]]] = {}
-    benign, benign_dropped = 0, []
-    columns = (rows["url"], rows["caption"], rows["status"], verdicts["rule"], verdicts["reason"])
-    for url, caption, status, rule, reason in zip(*(c.to_pylist() for c in columns), strict=True):
-        if status != SUCCESS or (rule == DUPLICATE and url in truth.category):
+    known = {row["url"]: row for row in pq.read_table(truth.path / TRUTH_FILE).to_pylist()}
+    rows = []
+    for url, caption, verdict in zip(
+        judged.scores["url"].to_pylist(),
+        judged.scores["caption"].to_pylist(),
+        judged.verdict.to_pylist(),
+        strict=True,
+    ):
+        if verdict["category"] in (ACQUIRE, ANNOTATE) or url not in known:
             continue
-        dropped = reason.startswith(("drop: ", "review: ")) and rule != DUPLICATE
-        if url not in truth.category:
-            benign += 1
-            if dropped:
-                benign_dropped.append({"caption": caption, "rule": rule})
-            continue
-        half, category = truth.half[url], truth.category[url]
-        for name in (category, "all"):
-            seen[half, name] += 1
-            caught[half, name] += dropped
-        if not dropped:
-            missed.setdefault(half, []).append({"caption": caption, "category": category})
-    recall: dict[str, dict[str, Any]] = {}
-    for (half, category), n in sorted(seen.items()):
-        interval = wilson(caught[half, category], n)
-        figures = {"n": n, "caught": caught[half, category], "recall": caught[half, category] / n}
-        recall.setdefault(half, {})[category] = figures | {"low": interval.low, "high": interval.high}
-    share = wilson(len(benign_dropped), benign) if benign else None
+        by_rule = not verdict["keep"] and verdict["category"] != DUPLICATE
+        rows.append({"caption": caption, "by_rule": by_rule, "verdict": verdict, "truth": known[url]})
+    planted = [row for row in rows if row["truth"]["category"]]
+    halves = {
+        half: _recall([row for row in planted if row["truth"]["half"] == half])
+        for half in sorted({row["truth"]["half"] for row in planted})
+    }
+    return halves, _benign([row for row in rows if not row["truth"]["category"]])
+
+
+def _recall(planted: list[dict[str, Any]]) -> dict[str, Any]:
+    categories = sorted({row["truth"]["category"] for row in planted})
+    groups = {name: [row for row in planted if row["truth"]["category"] == name] for name in categories}
+    return {name: _counted(rows) for name, rows in [*groups.items(), ("all", planted)]}
+
+
+def _counted(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    dropped = sum(row["by_rule"] for row in rows)
+    interval = wilson(dropped, len(rows))
     return {
-        "recall": recall,
-        "missed": missed,
-        "benign": {
-            "n": benign,
-            "dropped": len(benign_dropped),
-            "share": len(benign_dropped) / benign if benign else 0.0,
-            "high": share.high if share else None,
-            "examples": benign_dropped[:EXAMPLES],
-        },
+        "planted": len(rows),
+        "dropped": dropped,
+        "recall": round(dropped / max(len(rows), 1), 6),
+        "wilson_95": [round(end, 4) for end in interval],
+        "missed": [row["caption"] for row in rows if not row["by_rule"]],
     }
 
 
-def render_html(report: dict[str, Any]) -> str:
-    """The report as one HTML page without external assets."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+def _benign(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    lost = [row for row in rows if row["by_rule"]]
+    interval = wilson(len(lost), len(rows))
+    return {
+        "captions": len(rows),
+        "dropped": len(lost),
+        "share": round(len(lost) / max(len(rows), 1), 6),
+        "wilson_95": [round(end, 4) for end in interval],
+        "list": list(_listed(lost)),
+    }
 
-    folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("report.html").render(report=report)
+
+def _listed(rows: Sequence[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    for row in rows[:LISTED]:
+        verdict = row["verdict"]
+        score = None if verdict["score"] is None else round(float(verdict["score"]), 4)
+        yield {"key": verdict["key"], "caption": row["caption"], "rule": verdict["rule"], "score": score}

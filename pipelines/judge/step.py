@@ -1,50 +1,51 @@
-"""Judge: stored scores and a policy file become verdicts, with a reason for every row that is not kept."""
+"""Judge: a policy, the duplicates and the split become one verdict for every input row, with a report."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import Any
 
-import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from filters.policy import Policy, PolicyError
-from filters.split import SPLITS
 from infra.shards import write_parquet
-from infra.store import Draft, Rows
-from pipelines.judge.report import Truth, build_report, render_html
-from pipelines.judge.verdict import judge, judged_rows
 from pipelines.step import Context, Resources, Step, StepConfig, input_of, package_file
+
+REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+
+
+class Fractions(StepConfig):
+    """Shares of the splits; they must sum to 1."""
+
+    train: float = Field(default=0.8, ge=0, le=1)
+    validation: float = Field(default=0.08, ge=0, le=1)
+    test: float = Field(default=0.12, ge=0, le=1)
 
 
 class JudgeConfig(StepConfig):
-    """Which policy decides, and how kept samples are split."""
+    """Which policy decides, how what is kept is split, and what the report is compared with.
+
+    `policy`: a file, absolute, in the current folder, or in the packages.  `truth`: a site's own record of what
+    is wrong with each URL; only the report reads it.  `notes` are printed in the report as they are.
+    """
 
     corpus: str = input_of("corpus")
     annotation: str = input_of("annotation")
     clusters: str = input_of("clusters")
     truth: str | None = input_of("urls", optional=True)
-    policy: str = Field(
-        "filters/policies/demo.yaml", description="policy file; its content enters the digest"
-    )
-    split: dict[str, float] = Field({"train": 0.8, "validation": 0.05, "test": 0.15})
+    policy: str = "filters/policies/demo.yaml"
+    split: Fractions = Fractions()
     seed: int = 0
     keep_duplicates: bool = False
-
-    @field_validator("split")
-    @classmethod
-    def _names_all_splits(cls, split: dict[str, float]) -> dict[str, float]:
-        if sorted(split) != sorted(SPLITS) or abs(sum(split.values()) - 1) > 1e-9 or min(split.values()) < 0:
-            raise ValueError(f"expected shares >= 0 of {', '.join(SPLITS)} that sum to 1, got {split}")
-        return split
+    notes: tuple[str, ...] = ()
 
 
 class Judge(Step[JudgeConfig, Resources]):
-    """One verdict per input row: kept with a split and a weight, or not kept with a reason and a rule.
+    """Writes one row for every input row of the corpus, and `report.json` and `report.html`.
 
-    Writes `<shard>.parquet` with `key, keep, reason, rule, category, score, weight, split`, and the filter
-    report as `report.json` and `report.html`.  Scores are read, never computed.
+    Columns: `key, keep, reason, rule, category, score, weight, duplicate_of, split`.  A row fails (rule
+    `acquire` or `annotate`), is dropped by a rule of the policy or as a duplicate, or is kept with a split.
+    Nothing is computed anew: a changed threshold is re-judged in seconds.
     """
 
     kind = "judge"
@@ -53,62 +54,47 @@ class Judge(Step[JudgeConfig, Resources]):
     Config = JudgeConfig
 
     def identity(self, config: JudgeConfig) -> dict[str, Any]:
+        """The policy's content: the same file name may hold other rules tomorrow."""
         return {"policy": Policy.from_file(package_file(config.policy)).to_dict()}
 
     def check(self, config: JudgeConfig) -> list[str]:
+        problems = []
         try:
             Policy.from_file(package_file(config.policy))
         except (FileNotFoundError, PolicyError) as error:
-            return [str(error)]
-        return []
+            problems.append(str(error))
+        total = config.split.train + config.split.validation + config.split.test
+        if abs(total - 1) > 1e-9:
+            problems.append(f"split: expected shares that sum to 1, got {total:g}")
+        return problems
 
     def run(self, context: Context[JudgeConfig, Resources]) -> dict[str, Any]:
-        """Raises PolicyError for a score nobody computed, MisalignedError for artifacts of another corpus."""
-        config, inputs = context.config, context.inputs
+        from pipelines.judge.page import render
+        from pipelines.judge.report import make_report, summary_of
+        from pipelines.judge.verdict import account, judge_rows
+
+        config, inputs, draft = context.config, context.inputs, context.draft
         policy = Policy.from_file(package_file(config.policy))
-        rows = judged_rows(inputs["corpus"], inputs["annotation"], inputs["clusters"])
-        context.progress.start(len(rows))
-        verdicts = judge(
-            rows, policy, split=config.split, seed=config.seed, keep_duplicates=config.keep_duplicates
+        judged = judge_rows(
+            inputs["corpus"],
+            inputs["annotation"],
+            inputs["clusters"],
+            policy,
+            keep_duplicates=config.keep_duplicates,
+            fractions=config.split.model_dump(),
+            seed=config.seed,
         )
-        for name in sorted(set(rows["shard"].to_pylist())):
-            part = verdicts.filter(pa.compute.equal(rows["shard"], name))
-            commit(context.draft, name, part)
+        context.progress.start(len(judged.verdict))
+        ends = [*list(judged.starts.values())[1:], len(judged.verdict)]
+        for (shard, start), end in zip(judged.starts.items(), ends, strict=True):
+            part = judged.verdict.slice(start, end - start)
+            temporary = draft.temporary(f"{shard}.parquet")
+            write_parquet(temporary, part)
+            draft.commit_shard(shard, {f"{shard}.parquet": temporary}, account(part))
             context.progress.advance(len(part))
-        truth = Truth.read(inputs["truth"]) if "truth" in inputs else None
-        report = build_report(rows, verdicts, policy, truth)
-        context.draft.write_bytes("report.json", json.dumps(report, indent=1, sort_keys=True).encode())
-        context.draft.write_bytes("report.html", render_html(report).encode())
-        for name in ("report.json", "report.html"):
-            context.journal.artifact(context.draft.path / name, "filter_report")
+        report = make_report(judged, policy, inputs.get("truth"), config.notes)
+        draft.write_bytes(REPORT_JSON, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+        draft.write_bytes(REPORT_HTML, render(report).encode())
+        for name in (REPORT_JSON, REPORT_HTML):
+            context.journal.artifact(draft.path / name, "filter_report")
         return summary_of(report)
-
-
-def commit(draft: Draft, shard: str, verdicts: pa.Table) -> None:
-    """Commit one shard's verdicts with their row account."""
-    temporary = draft.temporary(f"{shard}.parquet")
-    write_parquet(temporary, verdicts)
-    rows = verdicts.select(["keep", "reason"]).to_pylist()
-    lost = [row["reason"] for row in rows if not row["keep"]]
-    failed = sum(reason.startswith("failed: ") for reason in lost)
-    account = Rows(
-        total=len(rows),
-        kept=len(rows) - len(lost),
-        dropped=len(lost) - failed,
-        failed=failed,
-        reasons=dict(sorted(Counter(lost).items())),
-    )
-    draft.commit_shard(shard, {f"{shard}.parquet": temporary}, account)
-
-
-def summary_of(report: dict[str, Any]) -> dict[str, Any]:
-    """The report's headline figures, flat."""
-    figures = {f"rows_{name}": count for name, count in report["funnel"].items()}
-    figures |= {f"split_{name}": count for name, count in report["splits"].items()}
-    figures |= {f"dropped_{name}": count for name, count in report["dropped_by_category"].items()}
-    planted = report.get("planted")
-    if planted:
-        for half, per_category in planted["recall"].items():
-            figures[f"planted_recall_{half}"] = per_category["all"]["recall"]
-        figures["benign_dropped_share"] = planted["benign"]["share"]
-    return figures

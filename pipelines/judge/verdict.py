@@ -1,102 +1,168 @@
-"""From scores to verdicts, as tables; no files."""
+"""The verdict of every input row: failed, dropped by a rule, duplicate of a kept sample, or kept in a split."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from filters.policy import SUCCESS, Policy
+from filters.policy import Policy, RuleHits
 from filters.split import assign_split
-from infra.store import Artifact
-from pipelines.aligned import read_metadata, read_table, require_same_keys, require_same_shards
+from infra.store import Artifact, Rows
+from pipelines.aligned import (
+    read_metadata,
+    read_table,
+    require_same_keys,
+    require_same_shards,
+)
 
+SUCCESS = "success"
 DUPLICATE = "duplicate"
-FACTS = ("key", "url", "caption", "status")
-"""Columns of the corpus that the report needs."""
+ACQUIRE, ANNOTATE = "acquire", "annotate"
+_NOT_SCORES = frozenset(
+    ("key", "caption", "status", "sha256", "width", "height", "phash", "dhash", "thumbnail")
+)
 
 
-def judged_rows(corpus: Artifact, annotation: Artifact, clusters: Artifact) -> pa.Table:
-    """Every input row: shard, key, url, caption, status, cluster, kept_copy, and all scores (null where the
-    row was not fetched).
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """All input rows with their scores and their verdicts, in corpus order, and where each shard begins."""
 
-    Raises MisalignedError unless annotation and clusters describe exactly the corpus's fetched rows.
+    scores: pa.Table
+    """`key, url, caption, status` and a column per score, null where a row has none."""
+    verdict: pa.Table
+    """`key, keep, reason, rule, category, score, weight, duplicate_of, split`."""
+    hits: list[RuleHits]
+    starts: dict[str, int]
+
+
+def judge_rows(
+    corpus: Artifact,
+    annotation: Artifact,
+    clusters: Artifact,
+    policy: Policy,
+    *,
+    keep_duplicates: bool,
+    fractions: Mapping[str, float],
+    seed: int,
+) -> Judged:
+    """Verdicts of a whole corpus from its stored scores.
+
+    Raises MisalignedError naming shard and first differing key where the artifacts are of different samples,
+    and PolicyError where the policy names a score that was not computed.
     """
-    parts = []
+    parts, starts, rows = [], dict[str, int](), 0
     for shard in require_same_shards(corpus, annotation, clusters):
-        rows = read_table(corpus, shard, list(FACTS))
-        metadata, groups = read_metadata(annotation, shard), read_table(clusters, shard)
-        fetched = rows.filter(pc.equal(rows["status"], SUCCESS))["key"].to_pylist()
-        require_same_keys(shard, fetched, metadata["key"].to_pylist(), "annotation")
-        require_same_keys(shard, fetched, groups["key"].to_pylist(), "clusters")
-        scores = [f.name for f in metadata.schema if pa.types.is_floating(f.type)]
-        seen = metadata.select(["key", *scores])
-        if "status" in metadata.column_names:
-            seen = seen.append_column("annotated", metadata["status"])
-        for name in ("cluster", "kept_copy"):
-            seen = seen.append_column(name, groups[name])
-        parts.append(_beside(rows, seen).append_column("shard", pa.array([shard] * len(rows))))
-    table = pa.concat_tables(parts, promote_options="default")
-    if "annotated" in table.column_names:
-        status = pc.if_else(pc.equal(table["status"], SUCCESS), table["annotated"], table["status"])
-        table = table.set_column(table.column_names.index("status"), "status", status)
-        table = table.drop_columns(["annotated"])
-    return table
+        part = _shard_rows(corpus, annotation, clusters, shard)
+        starts[shard], rows = rows, rows + len(part)
+        parts.append(part)
+    table = pa.concat_tables(parts)
+    scores = table.drop_columns(["cluster", "rank", "method", "concept"])
+    # Text columns are no scores, though a policy may misname them.
+    numeric = scores.drop_columns([c for c in ("url", "caption") if c in scores.column_names])
+    verdict = policy.decide(numeric)
+    verdict = _name_failures(verdict, table)
+    verdict = _without_duplicates(verdict, table, keep_duplicates)
+    verdict = _with_split(verdict, table, fractions, seed)
+    return Judged(scores=scores, verdict=verdict, hits=policy.rule_hits(numeric), starts=starts)
 
 
-def _beside(rows: pa.Table, seen: pa.Table) -> pa.Table:
-    """`seen` spread over `rows` by key, null where a row has none; both keep their order."""
-    place = {key: i for i, key in enumerate(seen["key"].to_pylist())}
-    index = pa.array([place.get(key) for key in rows["key"].to_pylist()], pa.int64())
-    for name in seen.column_names[1:]:
-        rows = rows.append_column(name, seen[name].take(index))
-    return rows
+def account(verdict: pa.Table) -> Rows:
+    """Row account of a verdict, a count per reason for every row that is not kept."""
+    kept = np.array(verdict["keep"])
+    categories, reasons = verdict["category"].to_pylist(), verdict["reason"].to_pylist()
+    failed = sum(category in (ACQUIRE, ANNOTATE) for category in categories)
+    counts = Counter(reason for reason, keep in zip(reasons, kept, strict=True) if not keep)
+    return Rows(
+        total=len(verdict),
+        kept=int(kept.sum()),
+        dropped=len(verdict) - int(kept.sum()) - failed,
+        failed=failed,
+        reasons=dict(sorted(counts.items())),
+    )
 
 
-def judge(
-    rows: pa.Table, policy: Policy, *, split: Mapping[str, float], seed: int, keep_duplicates: bool
-) -> pa.Table:
-    """The verdict of each row, in the order of `rows`.
-
-    Of the copies of one picture the policy's survivors compete: the copy the duplicate finder chose, or,
-    where that one was dropped, the one with the smallest key.  The split goes by cluster, so that no
-    near-duplicate of a test image is ever trained on.
-    """
-    facts = {*FACTS, "shard", "cluster", "kept_copy"} - {"key", "status"}
-    verdicts = policy.decide(rows.drop_columns(sorted(facts & set(rows.column_names))))
-    keep = verdicts["keep"].to_numpy().copy()
-    clusters = np.array(rows["cluster"].cast(pa.string()).fill_null("").to_pylist(), dtype=object)
-    surplus = np.zeros(len(rows), bool)
-    if not keep_duplicates:
-        surplus = _surplus(rows["key"].to_pylist(), clusters, _flags(rows["kept_copy"]), keep)
-    keep &= ~surplus
-    splits = np.full(len(rows), "", dtype=object)
-    if keep.any():
-        splits[keep] = assign_split(list(clusters[keep]), split, seed)
-    columns = {name: verdicts[name] for name in verdicts.column_names}
-    mask = pa.array(surplus)
-    columns["keep"] = pa.array(keep)
-    columns["weight"] = pc.if_else(mask, pa.scalar(0.0, pa.float32()), columns["weight"])
-    columns["category"] = pc.if_else(mask, DUPLICATE, columns["category"])
-    columns["rule"] = pc.if_else(mask, DUPLICATE, columns["rule"])
-    columns["reason"] = pc.if_else(mask, f"drop: {DUPLICATE}", columns["reason"])
-    return pa.table(columns).append_column("split", pa.array(splits, pa.string()))
+def _shard_rows(corpus: Artifact, annotation: Artifact, clusters: Artifact, shard: str) -> pa.Table:
+    """All input rows of a shard; scores and clusters are null where a row was not fetched."""
+    rows = read_table(corpus, shard)
+    metadata, groups = read_metadata(annotation, shard), read_table(clusters, shard)
+    fetched = np.array(rows["status"].to_pylist(), dtype=object) == SUCCESS
+    keys = [key for key, ok in zip(rows["key"].to_pylist(), fetched, strict=True) if ok]
+    require_same_keys(shard, keys, metadata["key"].to_pylist(), "annotation")
+    require_same_keys(shard, keys, groups["key"].to_pylist(), "clusters")
+    # Position of each fetched row among the fetched ones; `take` gives null for a null position.
+    place = pa.array(np.cumsum(fetched) - 1, mask=~fetched)
+    status = np.array(rows["status"].to_pylist(), dtype=object)
+    status[fetched] = metadata["status"].to_pylist()
+    empty = pa.nulls(len(rows), pa.string())
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {
+        "key": rows["key"],
+        "url": rows["url"] if "url" in rows.column_names else empty,
+        "caption": rows["caption"] if "caption" in rows.column_names else empty,
+        "status": pa.array(status, pa.string()),
+        "acquired": pa.array(fetched),
+    }
+    for name in ("cluster", "rank", "method", "concept"):
+        columns[name] = groups[name].take(place)
+    for name in metadata.column_names:
+        if name not in _NOT_SCORES:
+            columns[name] = metadata[name].take(place)
+    return pa.table(columns)
 
 
-def _flags(column: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(column.fill_null(False).to_numpy(), bool)
+def _name_failures(verdict: pa.Table, table: pa.Table) -> pa.Table:
+    """Say at which step a failed row failed: `rule` and `category` are that step's kind."""
+    status, acquired = table["status"].to_pylist(), table["acquired"].to_pylist()
+    steps = [
+        None if state == SUCCESS else (ANNOTATE if got else ACQUIRE)
+        for state, got in zip(status, acquired, strict=True)
+    ]
+    for name in ("rule", "category"):
+        values = [step or given for step, given in zip(steps, verdict[name].to_pylist(), strict=True)]
+        verdict = _replace(verdict, name, pa.array(values, pa.string()))
+    return verdict
 
 
-def _surplus(keys: list[str], clusters: np.ndarray, preferred: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Rows that passed the policy but of whose cluster another copy stays."""
-    stays: dict[str, int] = {}
+def _without_duplicates(verdict: pa.Table, table: pa.Table, keep_duplicates: bool) -> pa.Table:
+    """Of each cluster's rows that the policy keeps, keep the one of best rank; the others name it."""
+    keep = np.array(verdict["keep"])
+    keys = verdict["key"].to_pylist()
+    clusters, ranks = table["cluster"].to_pylist(), table["rank"].to_pylist()
+    best: dict[str, int] = {}
     for row in np.flatnonzero(keep):
-        rank = (not preferred[row], keys[row])
-        best = stays.get(clusters[row])
-        if best is None or rank < (not preferred[best], keys[best]):
-            stays[clusters[row]] = int(row)
-    chosen = np.zeros(len(keys), bool)
-    chosen[list(stays.values())] = True
-    return keep & ~chosen
+        known = best.get(clusters[row])
+        if known is None or ranks[row] < ranks[known]:
+            best[clusters[row]] = int(row)
+    copies = [int(row) for row in np.flatnonzero(keep) if best[clusters[row]] != row]
+    duplicate_of: list[str | None] = [None] * len(keys)
+    for row in copies:
+        duplicate_of[row] = keys[best[clusters[row]]]
+    if not keep_duplicates:
+        methods = table["method"].to_pylist()
+        columns = {name: verdict[name].to_pylist() for name in ("keep", "reason", "rule", "category", "weight")}
+        for row in copies:
+            columns["keep"][row], columns["weight"][row] = False, 0.0
+            columns["reason"][row] = f"{DUPLICATE}: {methods[row]}"
+            columns["rule"][row], columns["category"][row] = methods[row], DUPLICATE
+        for name, values in columns.items():
+            verdict = _replace(verdict, name, pa.array(values, verdict.schema.field(name).type))
+    return verdict.append_column("duplicate_of", pa.array(duplicate_of, pa.string()))
+
+
+def _with_split(
+    verdict: pa.Table, table: pa.Table, fractions: Mapping[str, float], seed: int
+) -> pa.Table:
+    """A split for every kept row, by concept, so that no concept lies on both sides; empty for the others."""
+    keep = np.array(verdict["keep"])
+    concepts = [c for c, kept in zip(table["concept"].to_pylist(), keep, strict=True) if kept]
+    split = np.full(len(verdict), "", dtype=object)
+    if concepts:
+        split[keep] = assign_split(concepts, fractions, seed)
+    return verdict.append_column("split", pa.array(split, pa.string()))
+
+
+def _replace(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
