@@ -1,11 +1,13 @@
 """A small site and its acquisition: the real steps, 60 rows, every kind of trouble.
 
-Run as a module it acquires in a process of its own, for tests that kill it:
-`python -m tests.small_crawl ROOT PORT`.
+Run as a module it acquires in a process of its own and kills itself (-9) once it has heard of so many rows:
+`python -m tests.small_crawl ROOT PORT ROWS`.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -15,12 +17,12 @@ from typing import Any
 from infra.journal import Journal
 from infra.progress import Progress
 from infra.store import Artifact, Store, finish
-from pipelines.acquire.config import AcquireConfig, Columns, FetchConfig, ImageConfig
+from pipelines.acquire.config import AcquireConfig, AcquireResources, Columns, FetchConfig, ImageConfig
 from pipelines.acquire.step import Acquire
 from pipelines.demo.site import HOST, OpenMojiSite, OpenMojiSiteConfig
-from pipelines.step import Context, Step, StepConfig, step_address, step_config
+from pipelines.step import Context, Resources, Step, StepConfig, step_address, step_config
 
-SHARD_SIZE = 10
+SHARD_SIZE = 6
 
 
 def free_port() -> int:
@@ -31,7 +33,13 @@ def free_port() -> int:
 
 
 def run_step(
-    root: Path, step: Step[Any, Any], config: StepConfig, inputs: Mapping[str, Artifact]
+    root: Path,
+    step: Step[Any, Any],
+    config: StepConfig,
+    inputs: Mapping[str, Artifact],
+    *,
+    resources: Resources | None = None,
+    progress: Progress | None = None,
 ) -> Artifact:
     """Run a step as the runner does, memoised."""
     store = Store(root)
@@ -41,11 +49,11 @@ def run_step(
         return found
     context: Context[Any, Any] = Context(
         config=config,
-        resources=step.Resources(),
+        resources=resources or step.Resources(),
         inputs=inputs,
         draft=store.draft(step.produces, address),
         journal=Journal(root / f"{step.kind}.jsonl"),
-        progress=Progress(step.kind, quiet=True),
+        progress=progress or Progress(step.kind, quiet=True),
     )
     summary = step.run(context)
     record = {"kind": step.kind, "version": step.version, "config": step_config(config)}
@@ -77,8 +85,23 @@ def make_site(root: Path, port: int) -> Artifact:
     return run_step(root, OpenMojiSite(), site_config(port), {})
 
 
-def acquire(root: Path, site: Artifact, config: AcquireConfig) -> Artifact:
-    return run_step(root, Acquire(), config, {"urls": site, "serve": site})
+def acquire(root: Path, site: Artifact, config: AcquireConfig, progress: Progress | None = None) -> Artifact:
+    inputs = {"urls": site, "serve": site}
+    resources = AcquireResources(shards_in_flight=2, cpus_per_shard=1)
+    return run_step(root, Acquire(), config, inputs, resources=resources, progress=progress)
+
+
+class FatalProgress(Progress):
+    """Kills its own process, with another shard under way, once `rows` are done."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__("fatal", quiet=True)
+        self.rows = rows
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        super().advance(count, note)
+        if self.done >= self.rows:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def files_of(artifact: Artifact) -> dict[str, bytes]:
@@ -91,5 +114,5 @@ def files_of(artifact: Artifact) -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
-    root, port = Path(sys.argv[1]), int(sys.argv[2])
-    acquire(root, make_site(root, port), acquire_config(port))
+    root, port, rows = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    acquire(root, make_site(root, port), acquire_config(port), FatalProgress(rows))
