@@ -140,10 +140,9 @@ def _plan_step(
     try:
         address = "" if missing else address_of(node, inputs)
     except (OSError, ValueError) as error:  # a policy or weights that the step's identity digests
-        state = State.BLOCKED if asked else State.SKIPPED
-        return PlannedStep(node=node, state=state, why=str(error), estimate=Estimate()), (
-            [str(error)] if asked else []
-        )
+        found = (node.step.check(node.config) or [str(error)]) if asked else []
+        state, why = (State.BLOCKED, found[0]) if asked else (State.SKIPPED, str(error))
+        return PlannedStep(node=node, state=state, why=why, estimate=Estimate()), found
     artifact = store.find(node.step.produces, address) if address else None
     if artifact is not None:
         estimate = _measured(artifact)
@@ -188,7 +187,7 @@ def _missing_problems(missing: list[Reference], planned: Mapping[str, PlannedSte
 
 def _why(node: Node, store: Store, address: str, missing: list[Reference]) -> str:
     if missing:
-        return f"after {', '.join(str(reference) for reference in missing)}"
+        return f"after {', '.join(dict.fromkeys(str(reference) for reference in missing))}"
     return taken_up(node, store, address) or "not made yet"
 
 

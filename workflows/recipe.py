@@ -88,15 +88,15 @@ class Recipe:
 
         Resources and the description are left out: they cannot change what is made.
         """
-        steps = {
-            n.name: {
-                "kind": n.step.kind,
-                "version": n.step.version,
-                "config": n.config.model_dump(mode="json"),
-                "identity": n.step.identity(n.config),
-            }
-            for n in self.nodes
-        }
+        steps = {}
+        for node in self.nodes:
+            try:
+                identity = node.step.identity(node.config)
+            except (OSError, ValueError) as error:  # a policy or weights that it digests
+                raise Refusal(f"steps.{node.name}: {error}") from None
+            config = node.config.model_dump(mode="json")
+            steps[node.name] = {"kind": node.step.kind, "version": node.step.version, "config": config}
+            steps[node.name]["identity"] = identity
         return digest_of({"name": self.name, "model_name": self.model_name, "steps": steps})[:16]
 
 

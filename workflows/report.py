@@ -17,7 +17,7 @@ def plan_text(plan: Plan) -> str:
     """The plan as a table, with totals or the number of problems below."""
     rows = [("step", "state", "why", "inputs", "rows", "disk", "time")]
     for step in plan.steps:
-        inputs = ", ".join(f"{field}={ref}" for field, ref in step.node.inputs.items())
+        inputs = ", ".join(dict.fromkeys(str(reference) for reference in step.node.inputs.values()))
         rows.append((step.node.name, str(step.state), step.why, inputs or "-", *_estimate(step.estimate)))
     done = sum(step.artifact is not None for step in plan.steps)
     lines = [f"plan of {plan.recipe.name!r} ({plan.recipe.path}) under {plan.root}", "", *table(rows), ""]

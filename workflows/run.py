@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -163,6 +164,12 @@ def _execute(
         summary = node.step.run(context)
     finally:
         progress.close()
+    if address_of(node, inputs) != draft.address:
+        # What was committed may be made of both versions of that file: none of it can be trusted.
+        shutil.rmtree(draft.path)
+        raise RuntimeError(
+            "a file that this step depends on (policy, weights) was changed while it ran; run again"
+        )
     rows = sum(context.fixed_rows[1:], context.fixed_rows[0]) if context.fixed_rows else None
     return finish(
         draft,

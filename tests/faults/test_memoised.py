@@ -1,4 +1,4 @@
-"""Guarantee 1: the same address is not made again, in this run or any other; what can change bytes changes it."""
+"""Guarantee 1: the same address is not made again, what can change bytes changes it."""
 
 from __future__ import annotations
 

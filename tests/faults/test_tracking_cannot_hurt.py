@@ -1,4 +1,4 @@
-"""Guarantee 5: tracking down, slow or killed never fails a run; what it missed is sent, once; statuses are true."""
+"""Guarantee 5: tracking down, slow or killed fails no run; what it missed is sent once; statuses are true."""
 
 from __future__ import annotations
 

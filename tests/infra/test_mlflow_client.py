@@ -90,7 +90,7 @@ def test_death_between_sending_and_marking(
 
 
 def test_death_between_creating_and_marking_leaves_no_ghost(
-    server: MlflowServer, opened: Callable[[], TrackedRun], tmp_path: Path
+    opened: Callable[[], TrackedRun], tmp_path: Path
 ) -> None:
     first = opened().run_id
     (tmp_path / "mark.json").unlink()

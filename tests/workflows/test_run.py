@@ -61,6 +61,18 @@ def test_a_failing_step_tells_one_line_and_keeps_its_traceback(
     assert "told to fail" in capsys.readouterr().out
 
 
+def test_a_file_edited_during_the_step_makes_no_artifact(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = recipe.parent / "policy"
+    policy.write_text("as it was")
+    sets = ["--set", f"steps.numbers.file={policy}", "--set", "steps.numbers.mode=edit"]
+    assert run_cli(command(recipe, *sets)) == 1
+    assert "was changed while it ran; run again" in capsys.readouterr().err
+    assert not list((recipe.parent / "root" / "store").glob("*/*"))
+    assert run_cli(command(recipe, *sets)) == 0
+
+
 def test_sigterm_interrupts_with_130_and_the_next_run_goes_on(
     recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,9 @@ class Count(Step[CountConfig, Workers]):
     Config = CountConfig
     Resources = Workers
 
+    def identity(self, config: CountConfig) -> dict[str, Any]:
+        return {"file": Path(config.file).read_text()} if config.file else {}
+
     def check(self, config: CountConfig) -> list[str]:
         if config.file and not Path(config.file).is_file():
             return [f"file {config.file!r} not found"]
@@ -74,6 +77,8 @@ class Count(Step[CountConfig, Workers]):
         if config.mode == "fail":
             context.journal.metrics({"before_failure": 1.0})
             raise ValueError("told to fail\nwith a second line")
+        if config.mode == "edit" and config.file:
+            Path(config.file).write_text("edited while the step ran")
         context.progress.start(config.shards)
         width = config.shape.width
         for index in range(config.shards):

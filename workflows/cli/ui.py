@@ -40,6 +40,8 @@ def ui(root: Path, port: int) -> None:
     command += ["--port", str(port), "--workers", "1", "--no-serve-artifacts"]
     command += ["--default-artifact-root", (root / "mlflow" / "artifacts").absolute().as_uri()]
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Its job queue serves other features, and costs a process and some seconds of the start.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.execv(command[0], command)
 
 
