@@ -1,4 +1,4 @@
-"""What a caption is about, as far as its words tell: the caption without what is declared to be of no account."""
+"""What a caption is about, as far as its words tell."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ class Perceptual(StepConfig):
 
 
 class SameCaption(StepConfig):
-    """Two captions of one concept and pictures that are at least alike: a variant, such as another skin tone."""
+    """Captions of one concept and pictures that are at least alike: a variant, as in another skin tone."""
 
     min_cosine: float = Field(default=0.7, ge=-1, le=1)
 
@@ -55,8 +56,8 @@ class Semantic(StepConfig):
 class DeduplicateConfig(StepConfig):
     """What makes two samples duplicates; null switches a method off.
 
-    The cosines are of the annotation's image embeddings, so they belong to its encoder.  `ignored_in_captions`
-    are regular expressions for the words that make no other concept of a caption.
+    The cosines are of the annotation's image embeddings, so they belong to its encoder.
+    `ignored_in_captions` are regular expressions for the words that make no other concept of a caption.
     """
 
     annotation: str = input_of("annotation")
@@ -76,10 +77,10 @@ class DeduplicateConfig(StepConfig):
 class Deduplicate(Step[DeduplicateConfig, Resources]):
     """Writes for every fetched sample `key, cluster, rank, kept_copy, method, concept`.
 
-    cluster: key of the cluster's first sample.  rank: 0 for the copy to keep, then the next best; a judge that
-    drops the best copy for another reason keeps the next.  method: what first tied the sample to another.
-    concept: key of the first sample of the same concept, clusters included; the unit of a split.  Reads all
-    metadata at once: some 1 KB of memory a sample.
+    cluster: key of the cluster's first sample.  rank: 0 for the copy to keep, then the next best; a judge
+    that drops the best copy for another reason keeps the next.  method: what first tied the sample to
+    another. concept: key of the first sample of the same concept, clusters included; the unit of a split.
+    Reads all metadata at once: some 1 KB of memory a sample.
     """
 
     kind = "deduplicate"
@@ -172,7 +173,7 @@ def _groups(concepts: Sequence[str]) -> Iterator[list[int]]:
 
 def _adjacent(groups: Iterator[list[int]]) -> Iterator[tuple[int, int]]:
     for group in groups:
-        yield from zip(group, group[1:], strict=False)
+        yield from itertools.pairwise(group)
 
 
 def _similar_within(concepts: Sequence[str], vectors: Float[np.ndarray, "n d"], min_cosine: float) -> Pairs:
@@ -186,7 +187,7 @@ def _similar_within(concepts: Sequence[str], vectors: Float[np.ndarray, "n d"], 
 def _ranks(
     clusters: Int[np.ndarray, "n"], areas: Int[np.ndarray, "n"], keys: np.ndarray
 ) -> Int[np.ndarray, "n"]:
-    """Place of each row in its cluster: largest image first, of equals the smallest key, as `kept_copies` has it."""
+    """Place of each row in its cluster: largest image first, then smallest key, as `kept_copies`."""
     order = np.lexsort((keys, -areas, clusters))
     first: Bool[np.ndarray, "n"] = np.r_[True, np.diff(clusters[order]) != 0][: len(order)]
     positions = np.arange(len(order))

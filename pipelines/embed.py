@@ -1,4 +1,4 @@
-"""Embed: the annotation's tower features through the trained heads, into one space of unit-norm embeddings."""
+"""Embed: tower features through the trained heads, into one space of unit-norm embeddings."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipelines.aligned import (
     ENCODER_FILE,
     embedding_file,
     encoder_identity,
+    metadata_file,
     read_embeddings,
     read_metadata,
     shard_names,
@@ -54,8 +55,8 @@ class EmbedJob:
 class Embed(Step[EmbedConfig, EmbedResources]):
     """Writes `img_emb`, `text_emb` (float16, unit norm) and `metadata` (key, caption, status) per shard.
 
-    A sample that annotation could not decode keeps its row, with zero embeddings and its status.  Encoders with
-    a common space of their own (open_clip) need no such step: their annotation is used as embeddings.
+    A sample that annotation could not decode keeps its row, with zero embeddings and its status.  Encoders
+    with a common space of their own (open_clip) need no such step: their annotation is used as embeddings.
     """
 
     kind = "embed"
@@ -107,7 +108,7 @@ def embed_shard(job: EmbedJob) -> Rows:
         files[name] = job.draft.temporary(name)
         with files[name].open("wb") as stream:
             np.save(stream, np.where(intact[:, None], embeddings, 0).astype(np.float16))
-    table = f"metadata/metadata_{job.shard}.parquet"
+    table = metadata_file(job.shard)
     files[table] = job.draft.temporary(table)
     write_parquet(files[table], metadata)
     damaged = int((~intact).sum())

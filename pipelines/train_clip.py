@@ -1,4 +1,4 @@
-"""TrainClip: heads over the frozen towers' features, fitted with the contrastive loss on the training split."""
+"""TrainClip: heads over frozen towers' features, fitted with the contrastive loss on the training split."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def read_features(annotation: Artifact, verdict: Artifact) -> dict[str, Features
         kept = [row for row in judged if row["keep"]]
         known = [row["key"] for row in kept if row["key"] in row_of]
         require_same_keys(shard, [row["key"] for row in kept], known, "annotation, among the kept samples")
-        image, text = (read_embeddings(annotation, which, shard) for which in ("img", "text"))  # type: ignore[arg-type]
+        image, text = read_embeddings(annotation, "img", shard), read_embeddings(annotation, "text", shard)
         for split in SPLITS:
             rows = [row_of[row["key"]] for row in kept if row["split"] == split]
             parts[split].append((image[rows].astype(np.float32), text[rows].astype(np.float32)))
@@ -202,7 +202,10 @@ def retrieval(heads: ClipHeads, pairs: Features) -> dict[str, float]:
             figures[f"{name}_recall_at_{k}"] = round(float((rivals < k).mean()), 6)
     figures |= {f"chance_recall_at_{k}": round(min(k / count, 1.0), 6) for k in RANKS}
     others = (cosines.sum() - matched.sum()) / (count * (count - 1))
-    return figures | {"cosine_matched": round(float(matched.mean()), 6), "cosine_random": round(float(others), 6)}
+    return figures | {
+        "cosine_matched": round(float(matched.mean()), 6),
+        "cosine_random": round(float(others), 6),
+    }
 
 
 def _loss(heads: ClipHeads, images: Any, texts: Any) -> float:

@@ -22,7 +22,7 @@ DAMAGED = "damaged_image"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """Where a sample lies in its tar, as (offset, size) in bytes; `sha256` of the bytes as fetched, if known."""
+    """Where a sample lies in its tar, as (offset, size) in bytes; `sha256` of the bytes as fetched."""
 
     key: str
     image: tuple[int, int]
@@ -53,8 +53,8 @@ class DecodedChunk:
 def index_shard(corpus: Path, shard: str) -> list[Entry]:
     """Entries of a shard in key order.
 
-    Raises MisalignedError unless the tar holds exactly the samples that the shard's Parquet calls fetched, and
-    ValueError naming the shard when the tar cannot be read.
+    Raises MisalignedError unless the tar holds exactly the samples that the shard's Parquet calls fetched,
+    and ValueError naming the shard when the tar cannot be read.
     """
     table = pq.read_table(corpus / f"{shard}.parquet")
     rows = [row for row in table.to_pylist() if row["status"] == SUCCESS]
@@ -123,7 +123,7 @@ def _decode(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
     from PIL import Image
 
     try:
-        picture = Image.open(io.BytesIO(data))
+        picture: Image.Image = Image.open(io.BytesIO(data))
         picture.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None

@@ -30,7 +30,7 @@ class AnnotateConfig(StepConfig):
     precision: Precision = "fp32"
     device: Device = "cpu"
     threads: int = Field(default=1, ge=1)
-    """Threads inside one annotator.  In the digest: the split of a sum among threads can move its last bit."""
+    """Threads inside one annotator.  In the digest: how a sum is split can move its last bit."""
 
 
 class AnnotateResources(Resources):

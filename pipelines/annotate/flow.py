@@ -51,7 +51,9 @@ class Annotators:
         import ray
 
         while True:
-            ready, _ = ray.wait(list(self._busy), num_returns=len(self._busy), timeout=0) if self._busy else ([], [])
+            ready, _ = (
+                ray.wait(list(self._busy), num_returns=len(self._busy), timeout=0) if self._busy else ([], [])
+            )
             for reference in ready:
                 del self._busy[reference]
             load = [list(self._busy.values()).count(i) for i in range(len(self._actors))]
@@ -95,8 +97,12 @@ def annotate_shards(
         chunks = []
         for number in range(-(-record.rows.kept // config.chunk)):
             slot = annotators.wait_for_slot()
-            chunks.append(annotators.submit(slot, decode.remote(corpus, record.name, entries, number, config.chunk)))
-            done, committing = ray.wait(committing, num_returns=len(committing), timeout=0) if committing else ([], [])
+            chunks.append(
+                annotators.submit(slot, decode.remote(corpus, record.name, entries, number, config.chunk))
+            )
+            done, committing = (
+                ray.wait(committing, num_returns=len(committing), timeout=0) if committing else ([], [])
+            )
             yield from map(_result, done)
         committing.append(commit.remote(draft, record.name, *chunks))
     while committing:

@@ -57,8 +57,8 @@ class Annotate(Step[AnnotateConfig, AnnotateResources]):
                 continue
             if scorer.needs >= EMBEDDINGS and config.encoder == "lit":
                 problems.append(
-                    f"scorer {name!r} compares image and text embeddings, but encoder 'lit' gives features of "
-                    "two towers here, which have no common space before train_clip; leave it out or use open_clip:"
+                    f"scorer {name!r} compares image with text embeddings, but before train_clip encoder "
+                    "'lit' has no common space of the two; leave the scorer out or use an open_clip encoder"
                 )
         try:
             encoder_facts(config.encoder, config.precision)

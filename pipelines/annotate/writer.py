@@ -31,7 +31,11 @@ def commit_shard(draft: Draft, shard: str, *chunks: AnnotatedChunk) -> Rows:
     ):
         with files[name].open("wb") as stream:
             np.save(stream, np.concatenate(parts) if parts else np.zeros((0, 0), np.float16))
-    table = pa.concat_tables([chunk.metadata for chunk in chunks]) if chunks else pa.table({"key": pa.array([], pa.string())})
+    table = (
+        pa.concat_tables([chunk.metadata for chunk in chunks])
+        if chunks
+        else pa.table({"key": pa.array([], pa.string())})
+    )
     batch = min((chunk.batch for chunk in chunks), default=0)
     write_parquet(files[table_file], table.replace_schema_metadata({BATCH_KEY: str(batch)}))
     damaged = sum(status == DAMAGED for status in table["status"].to_pylist()) if chunks else 0

@@ -1,8 +1,8 @@
 """The contract of an encoder: images and captions to vectors, with an identity that travels with them.
 
-Equal inputs give equal vectors whatever their neighbours in a batch: on the CPU every image and caption is its
-own forward pass (for the demo's small towers that is also the fastest way), on an accelerator every pass has
-the same shape (`in_passes`), so that the same kernels run for a full batch and for the last one.
+Equal inputs give equal vectors whatever their neighbours in a batch: on the CPU every image and caption is
+its own forward pass (for the demo's small towers that is also the fastest way), on an accelerator every pass
+has the same shape (`in_passes`), so that the same kernels run for a full batch and for the last one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ T = TypeVar("T")
 class Encoder(Protocol):
     """Images and captions to float32 vectors.
 
-    identity: name, sha256 of the weights, preprocessing, tokenizer, dimensions, whether vectors have unit norm,
-    precision.  Two artifacts may be used together only when their identities are equal.
+    identity: name, sha256 of the weights, preprocessing, tokenizer, dimensions, whether vectors have unit
+    norm, precision.  Two artifacts may be used together only when their identities are equal.
     """
 
     @property
@@ -31,7 +31,7 @@ class Encoder(Protocol):
     def encode_images(
         self, images: Sequence[UInt8[np.ndarray, "h w 3"]], *, batch: int | None = None
     ) -> Float[np.ndarray, "n d"]:
-        """Vectors of RGB images of any size; `batch` overrides the encoder's own (after running out of memory)."""
+        """Vectors of RGB images of any size; `batch` overrides the encoder's own (out of memory)."""
         ...
 
     def encode_texts(self, captions: Sequence[str], *, batch: int | None = None) -> Float[np.ndarray, "n e"]:
@@ -42,7 +42,7 @@ class Encoder(Protocol):
 def in_passes(
     items: Sequence[T], rows: int, width: int, encode: Callable[[list[T]], Float[np.ndarray, "rows width"]]
 ) -> Float[np.ndarray, "n width"]:
-    """`encode` over `items` in passes of exactly `rows`; the last is filled up by repeating its first item."""
+    """`encode` over `items` in passes of exactly `rows`, the last filled up with its first item."""
     vectors = np.zeros((len(items), width), np.float32)
     for start in range(0, len(items), rows):
         part = list(items[start : start + rows])

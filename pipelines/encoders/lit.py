@@ -1,9 +1,9 @@
 """`lit`: EfficientNet-lite0 and MiniLM, frozen, with heads trained by the contrastive loss.
 
-Locked-image tuning (Zhai et al. 2022) with both towers locked: `train_clip` fits the heads.  Without heads the
-towers' own features come out (1280-d of the image, 384-d of the caption, not comparable with each other), under
-the name `lit-towers`.  Everything comes from packages: no hub.  It is not OpenAI's CLIP, and a score from it
-is called by its name.
+Locked-image tuning (Zhai et al. 2022) with both towers locked: `train_clip` fits the heads.  Without heads
+the towers' own features come out (1280-d of the image, 384-d of the caption, not comparable with each other),
+under the name `lit-towers`.  Everything comes from packages: no hub.  It is not OpenAI's CLIP, and a score
+from it is called by its name.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ _SHA256 = {
 
 def lit_identity(heads: Path | None = None, precision: Precision = "fp32") -> dict[str, Any]:
     """The identity of `lit` with these heads, or of its bare towers; reads no tower."""
-    towers = {
-        "weights": {"image": _SHA256[_IMAGE_TOWER], "text": _SHA256[_TEXT_TOWER]},
+    weights = {"image": _SHA256[_IMAGE_TOWER], "text": _SHA256[_TEXT_TOWER]}
+    towers: dict[str, Any] = {
+        "weights": weights,
         "preprocessing": f"shorter side {_SIZE} bicubic, centre crop, (x - 127) / 128",
         "tokenizer": {"name": "wordpiece, 256 tokens", "sha256": _SHA256[_TOKENIZER]},
         "precision": precision,
@@ -50,13 +51,13 @@ def lit_identity(heads: Path | None = None, precision: Precision = "fp32") -> di
         dimensions = {"image_dimension": IMAGE_WIDTH, "text_dimension": TEXT_WIDTH}
         return {"name": "lit-towers", "unit_norm": False, **dimensions, **towers}
     dimension = json.loads((heads / HEADS_CONFIG).read_bytes())["dim"]
-    towers["weights"] |= {"heads": sha256_of_file(heads / HEADS_FILE)}
+    weights["heads"] = sha256_of_file(heads / HEADS_FILE)
     dimensions = {"image_dimension": dimension, "text_dimension": dimension}
     return {"name": "lit", "unit_norm": True, "dimension": dimension, **dimensions, **towers}
 
 
 class Lit:
-    """Both towers and, when a `clip_heads` folder is given, its heads; see `pipelines.encoders.base.Encoder`."""
+    """Both towers and, when a `clip_heads` folder is given, its heads; an `Encoder`."""
 
     def __init__(
         self,
@@ -151,7 +152,7 @@ def _tower_file(which: tuple[str, str]) -> Path:
 
 
 def _efficientnet(weights: Path) -> torch.nn.Module:
-    """EfficientNet-lite0 to its pooled 1280 features, batch norms folded into the convolutions (1.7 times faster)."""
+    """EfficientNet-lite0 to its pooled features; folding the batch norms makes it 1.7 times faster."""
     import torch
     from efficientnet_lite_pytorch import EfficientNet
     from torch.nn.utils.fusion import fuse_conv_bn_eval

@@ -1,4 +1,4 @@
-"""`open_clip:<model>/<pretrained or path>`: any CLIP that the open_clip library knows or a checkpoint holds."""
+"""`open_clip:<model>/<pretrained or path>`: any CLIP that open_clip knows, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def split_spec(spec: str) -> tuple[str, str | Path]:
 class OpenClip:
     """A CLIP model with unit-norm embeddings; see `pipelines.encoders.base.Encoder`.
 
-    A tag is downloaded by open_clip on first use; a path is read with `weights_only`, so that a checkpoint from
-    outside runs no code.
+    A tag is downloaded by open_clip on first use; a path is read with `weights_only`, so that a checkpoint
+    from outside runs no code.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ def _dimension(network: Any) -> int:
 
 
 def _state_digest(network: Any) -> str:
-    """sha256 over names and bytes of the weights in use: a tag or a file name may be given to other weights."""
+    """sha256 over names and bytes of the weights in use: a tag may one day name other weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())

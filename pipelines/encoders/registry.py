@@ -1,4 +1,4 @@
-"""Encoders by name: `lit`, `open_clip:<model>/<pretrained or path>`.  A new one is one file and one branch here."""
+"""Encoders by name.  A new one is one file and one branch here."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def load_encoder(
     """A ready encoder.
 
     heads: folder of a `clip_heads` artifact, for `lit`; without it `lit` gives its towers' features.  batch:
-    rows of a pass on an accelerator.  Raises ValueError for an unknown name, FileNotFoundError or WeightsError
-    where weights are missing or changed.
+    rows of a pass on an accelerator.  Raises ValueError for an unknown name, FileNotFoundError or
+    WeightsError where weights are missing or changed.
     """
     if name == "lit":
         return Lit(heads=heads, threads=threads, device=device, precision=precision, batch=batch)

@@ -116,8 +116,8 @@ def _histograms(scores: pa.Table, policy: Policy) -> list[dict[str, Any]]:
 def _against_truth(judged: Judged, truth: Artifact) -> tuple[dict[str, Any], dict[str, Any]]:
     """Recall on planted captions by half and category, and the benign captions that went with them.
 
-    Both are of rows that reached the policy.  A planted caption counts as dropped only when a rule dropped it,
-    not when its picture failed or was a duplicate.
+    Both are of rows that reached the policy.  A planted caption counts as dropped only when a rule dropped
+    it, not when its picture failed or was a duplicate.
     """
     known = {row["url"]: row for row in pq.read_table(truth.path / TRUTH_FILE).to_pylist()}
     rows = []

@@ -1,4 +1,4 @@
-"""The verdict of every input row: failed, dropped by a rule, duplicate of a kept sample, or kept in a split."""
+"""The verdict of every input row: failed, dropped by a rule, duplicate of a kept one, or kept in a split."""
 
 from __future__ import annotations
 
@@ -132,17 +132,19 @@ def _without_duplicates(verdict: pa.Table, table: pa.Table, keep_duplicates: boo
     keys = verdict["key"].to_pylist()
     clusters, ranks = table["cluster"].to_pylist(), table["rank"].to_pylist()
     best: dict[str, int] = {}
-    for row in np.flatnonzero(keep):
+    for row in np.flatnonzero(keep).tolist():
         known = best.get(clusters[row])
         if known is None or ranks[row] < ranks[known]:
-            best[clusters[row]] = int(row)
-    copies = [int(row) for row in np.flatnonzero(keep) if best[clusters[row]] != row]
+            best[clusters[row]] = row
+    copies = [row for row in np.flatnonzero(keep).tolist() if best[clusters[row]] != row]
     duplicate_of: list[str | None] = [None] * len(keys)
     for row in copies:
         duplicate_of[row] = keys[best[clusters[row]]]
     if not keep_duplicates:
         methods = table["method"].to_pylist()
-        columns = {name: verdict[name].to_pylist() for name in ("keep", "reason", "rule", "category", "weight")}
+        columns = {
+            name: verdict[name].to_pylist() for name in ("keep", "reason", "rule", "category", "weight")
+        }
         for row in copies:
             columns["keep"][row], columns["weight"][row] = False, 0.0
             columns["reason"][row] = f"{DUPLICATE}: {methods[row]}"
@@ -152,9 +154,7 @@ def _without_duplicates(verdict: pa.Table, table: pa.Table, keep_duplicates: boo
     return verdict.append_column("duplicate_of", pa.array(duplicate_of, pa.string()))
 
 
-def _with_split(
-    verdict: pa.Table, table: pa.Table, fractions: Mapping[str, float], seed: int
-) -> pa.Table:
+def _with_split(verdict: pa.Table, table: pa.Table, fractions: Mapping[str, float], seed: int) -> pa.Table:
     """A split for every kept row, by concept, so that no concept lies on both sides; empty for the others."""
     keep = np.array(verdict["keep"])
     concepts = [c for c, kept in zip(table["concept"].to_pylist(), keep, strict=True) if kept]
