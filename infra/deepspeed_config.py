@@ -11,7 +11,8 @@ def deepspeed_config(
 ) -> dict[str, Any]:
     """The JSON configuration of an engine in fp32 (mixed precision is the network's own autocast).
 
-    No optimiser is named in it: DeepSpeed would compile its own at the first start.  A torch one is passed in.
+    No optimiser is named in it: DeepSpeed would compile its own at the first start.  A torch one is passed
+    in.
     """
     if zero_stage not in (0, 1, 2, 3):
         raise ValueError(f"zero_stage: expected 0, 1, 2 or 3, got {zero_stage}")
@@ -34,8 +35,8 @@ def deepspeed_config(
 
 
 def prepare_deepspeed() -> None:
-    """Import DeepSpeed quietly, and keep it from compiling a shared-memory collective at its first start on a CPU:
-    that takes 20 s and a compiler, and gloo does as well for ranks of one core."""
+    """Import DeepSpeed quietly, and keep it from compiling a shared-memory collective at its first start on
+    a CPU: that takes 20 s and a compiler, and gloo does as well for ranks of one core."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
 

@@ -1,8 +1,8 @@
 """A data-parallel engine on DeepSpeed, ZeRO stages 0 to 3 (1910.02054), over torch's AdamW.
 
-It offers what `pipelines.train.engine.Engine` asks for: whole fp32 parameters and Adam moments by name, so that
-what is saved at one stage and number of ranks loads at any other, without DeepSpeed's own checkpoints (which
-need a conversion for that, offline).
+It offers what `pipelines.train.engine.Engine` asks for: whole fp32 parameters and Adam moments by name, so
+that what is saved at one stage and number of ranks loads at any other, without DeepSpeed's own checkpoints
+(which need a conversion for that, offline).
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ Layout of one, in the step's scratch folder::
         weights.pt  ema.pt  exp_avg.pt  exp_avg_sq.pt     whole fp32 tensors by parameter name
         state.json                                        the rest, and the sha256 of the four
 
-It is written under a temporary name, synced, and renamed: a folder without `.tmp` is whole, and its digests say
-whether it still is.  The random numbers of training are functions of (seed, step, rank) and (seed, position in
-the stream), the learning rate of the step: `state.json` holds those arguments, and needs no generator states.
+It is written under a temporary name, synced, and renamed: a folder without `.tmp` is whole, and its digests
+say whether it still is.  The random numbers of training are functions of (seed, step, rank) and (seed,
+position in the stream), the learning rate of the step: `state.json` holds those arguments, and needs no
+generator states.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class State:
 
     cursor: Cursor
     history: list[dict[str, float]]
-    """Metrics so far, each with its `step`: what `training.json` will hold, whatever became of the journal."""
+    """Metrics so far, each with its `step`: what `training.json` will hold, whatever became of the
+    journal."""
     weights: dict[str, Tensor]
     ema: dict[str, Tensor]
     exp_avg: dict[str, Tensor]

@@ -126,8 +126,8 @@ class TrainUpsamplerConfig(TrainConfig):
             )
         if self.network.residual and self.diffusion.prediction != "x0":
             raise ValueError(
-                f"network.residual adds the input image to the output: diffusion.prediction must be 'x0', got "
-                f"{self.diffusion.prediction!r}"
+                f"network.residual adds the input image to the output: diffusion.prediction must be 'x0', "
+                f"got {self.diffusion.prediction!r}"
             )
         for what, divisor in (("stride", self.network.unet.stride), ("scale", self.network.scale)):
             if self.crop % divisor:

@@ -30,8 +30,8 @@ def derived_seed(seed: int, purpose: Purpose, *path: int) -> int:
 class Draws:
     """One generator per sample, seeded by (seed, purpose, position in the stream).
 
-    What a sample draws therefore depends neither on how a global batch is cut into ranks and micro-batches nor
-    on the device: everything is drawn on the CPU and moved.
+    What a sample draws therefore depends neither on how a global batch is cut into ranks and micro-batches
+    nor on the device: everything is drawn on the CPU and moved.
     """
 
     def __init__(

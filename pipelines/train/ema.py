@@ -18,8 +18,8 @@ class Ema:
     A parameter belongs to one rank, which costs each of N ranks 4 / N bytes a parameter instead of 4.  The
     average of a parameter is the same whoever keeps it, so ownership enters no checkpoint.
 
-    The decay of update n is min(decay, (1 + n) / (10 + n)): without that, the first thousands of updates would
-    average mostly the random initialisation.  The paper states the final decay only.
+    The decay of update n is min(decay, (1 + n) / (10 + n)): without that, the first thousands of updates
+    would average mostly the random initialisation.  The paper states the final decay only.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], *, decay: float, rank: int, ranks: int) -> None:

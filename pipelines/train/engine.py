@@ -1,7 +1,7 @@
 """What the loop needs of a data-parallel engine, and the one that is plain torch.
 
-`infra.deepspeed_engine.DeepSpeedEngine` is the other.  Both speak of whole fp32 parameters and whole Adam moments
-by parameter name, so a checkpoint knows neither engine nor ZeRO stage nor number of ranks.
+`infra.deepspeed_engine.DeepSpeedEngine` is the other.  Both speak of whole fp32 parameters and whole Adam
+moments by parameter name, so a checkpoint knows neither engine nor ZeRO stage nor number of ranks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 
 class Engine(Protocol):
-    """One rank's side of a data-parallel training.  Methods marked collective are called by all ranks alike."""
+    """One rank's side of a data-parallel training.  Methods marked collective are called by all ranks
+    alike."""
 
     def network(self) -> nn.Module:
         """What to call in the forward pass."""
@@ -35,7 +36,8 @@ class Engine(Protocol):
         ...
 
     def moments(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Name, first and second moment of every parameter, whole.  Only after the first step.  Collective."""
+        """Name, first and second moment of every parameter, whole.  Only after the first step.
+        Collective."""
         ...
 
     def load_moments(

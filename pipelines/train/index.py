@@ -1,7 +1,7 @@
 """The index of a training stream: where each usable sample's bytes, embeddings and tokens are.
 
-Built once by the driver from corpus, embeddings and verdict, and memory-mapped by every rank, so that ranks on
-one node share its pages.  About 150 bytes a sample: 10 million samples are 1.5 GB of page cache.
+Built once by the driver from corpus, embeddings and verdict, and memory-mapped by every rank, so that ranks
+on one node share its pages.  About 150 bytes a sample: 10 million samples are 1.5 GB of page cache.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ class TrainJob:
     """Where checkpoints go."""
     journal: Path
     micro_batch: int | None = None
-    """Samples a rank handles at a time; gradients of several are summed into one update.  None: its whole slice."""
+    """Samples a rank handles at a time; gradients of several are summed into one update.  None: its whole
+    slice."""
     ema_decay: float = 0.9999
     ranks: int = 1
     zero_stage: int | None = None

@@ -23,8 +23,8 @@ _LEAN_RAY_TRAIN = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 _UNUSED_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
-"""Each starts an actor that imports Ray Data (4 s): one for datasets, of which there are none, one for placement
-groups that outlive their controller, which a cluster's job clean-up removes as well."""
+"""Each starts an actor that imports Ray Data (4 s): one for datasets, of which there are none, one for
+placement groups that outlive their controller, which a cluster's job clean-up removes as well."""
 
 _PEER_GONE = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
 
@@ -40,8 +40,9 @@ class TrainingFailedError(RuntimeError):
 def fit(job: TrainJob, *, device: str, cpus_per_rank: float, max_lost: int, progress: Progress) -> None:
     """Run the job to its last step; returns when its last checkpoint is on disk.
 
-    Ranks that die (killed, out of memory, node gone) are started again, at most `max_lost` times, and go on from
-    the newest valid checkpoint.  What a rank raises itself is never retried: raises `TrainingFailedError`.
+    Ranks that die (killed, out of memory, node gone) are started again, at most `max_lost` times, and go on
+    from the newest valid checkpoint.  What a rank raises itself is never retried: raises
+    `TrainingFailedError`.
     """
     lost = 0
     while (done := finished_steps(job)) < job.steps:

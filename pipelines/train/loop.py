@@ -1,7 +1,7 @@
 """The training loop of one rank: `train(job, rank=..., ranks=...)`, under Ray Train, torchrun or alone.
 
-Needs torch, numpy, pyarrow and jaxtyping (Pillow where a stage reads images); DeepSpeed when the job names a ZeRO
-stage; never Ray.
+Needs torch, numpy, pyarrow and jaxtyping (Pillow where a stage reads images); DeepSpeed when the job names
+a ZeRO stage; never Ray.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class DivergedError(RuntimeError):
 def train(job: TrainJob, *, rank: int = 0, ranks: int = 1, device: torch.device | str = "cpu") -> None:
     """Train from the newest valid checkpoint, or from the start, to the last step.
 
-    With several ranks a torch process group must be initialised.  Leaves a checkpoint of the last step; rank 0
-    writes metrics to the job's journal.
+    With several ranks a torch process group must be initialised.  Leaves a checkpoint of the last step;
+    rank 0 writes metrics to the job's journal.
     """
     if ranks != job.ranks:
         raise ValueError(f"the job is cut for {job.ranks} ranks, {ranks} were started")
@@ -119,15 +119,16 @@ class _Training:
         loss, norm = float(window[0] / window[1]), float(grad_norm)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise DivergedError(
-                f"step {step}: loss {loss}, gradient norm {norm}; lower the learning rate, lengthen the warm-up "
-                f"or clip the gradients"
+                f"step {step}: loss {loss}, gradient norm {norm}; lower the learning rate, lengthen the "
+                f"warm-up or clip the gradients"
             )
         if self.rank == 0:
             self._record(step, {"loss": loss, "grad_norm": norm, "lr": self.lr}, samples_per_s=samples_per_s)
 
     @torch.no_grad()
     def _validate(self, step: int) -> None:
-        """Mean held-out loss and its standard error, with the same noise every time; weights, not averages."""
+        """Mean held-out loss and its standard error, with the same noise every time; weights, not
+        averages."""
         job, stream = self.job, self.validation_stream
         if stream is None:
             return
@@ -209,7 +210,8 @@ class _Training:
         got = (state.cursor.seed, state.cursor.batch, state.cursor.tracking_id)
         if got != expected:
             raise ForeignCheckpointError(
-                f"{chosen[0]} is of another training: (seed, batch, tracking id) is {got}, expected {expected}"
+                f"{chosen[0]} is of another training: (seed, batch, tracking id) is {got}, "
+                f"expected {expected}"
             )
         return state
 
@@ -267,8 +269,8 @@ def split_batch(batch: Batch, parts: int) -> Iterator[Batch]:
 
 
 def _restore_journal(journal: Journal, history: list[dict[str, float]], step: int) -> None:
-    """Forget what came after the checkpoint, and write what this journal never held: a step may go on in a run
-    other than the one that began it."""
+    """Forget what came after the checkpoint, and write what this journal never held: a step may go on in a
+    run other than the one that began it."""
     journal.path.parent.mkdir(parents=True, exist_ok=True)
     journal.truncate_after(step)
     held = {(e["step"], name) for e in journal.events() if e["type"] == "metrics" for name in e["values"]}
@@ -305,7 +307,7 @@ def _sole_writer(work: Path, rank: int) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise TimeoutError(
-                        f"{work}: another training has been writing here for {LOCK_WAIT_S:.0f} s; end it first"
+                        f"{work}: another training has written here for {LOCK_WAIT_S:.0f} s; end it first"
                     ) from None
                 time.sleep(0.2)
         yield

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimiserSettings:
-    """Adam with decoupled weight decay.  Betas, epsilon and decay are the paper's (2204.06125, Table 3); it does
-    not state warm-up, decay of the learning rate or clipping."""
+    """Adam with decoupled weight decay.  Betas, epsilon and decay are the paper's (2204.06125, Table 3); it
+    does not state warm-up, decay of the learning rate or clipping."""
 
     lr: float
     beta1: float = 0.9
@@ -28,14 +28,15 @@ class OptimiserSettings:
     def __post_init__(self) -> None:
         if not (self.lr > 0 and 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.eps > 0):
             raise ValueError(
-                f"optimiser: expected lr and eps above 0 and betas in [0, 1), got lr={self.lr}, eps={self.eps}, "
-                f"beta1={self.beta1}, beta2={self.beta2}"
+                f"optimiser: expected lr and eps above 0 and betas in [0, 1), got lr={self.lr}, "
+                f"eps={self.eps}, beta1={self.beta1}, beta2={self.beta2}"
             )
         if min(self.weight_decay, self.clip_norm, self.warmup_steps) < 0:
             raise ValueError("optimiser: weight_decay, clip_norm and warmup_steps must be at least 0")
 
     def lr_at(self, step: int, steps: int) -> float:
-        """Learning rate of update `step` (from 0) of `steps`: a function of the step, so nothing to checkpoint."""
+        """Learning rate of update `step` (from 0) of `steps`: a function of the step, so nothing to
+        checkpoint."""
         warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         if self.lr_decay == "constant":
             return self.lr * warm

@@ -84,8 +84,8 @@ class TrainStep(Step[ConfigT, TrainResources]):
         if here and config.ranks * config.threads > cpus:
             problems.append(
                 f"{self.kind}: {config.ranks} ranks of {config.threads} threads need "
-                f"{config.ranks * config.threads} CPUs, this machine has {cpus}; lower ranks or threads, or set "
-                f"RAY_ADDRESS to a cluster"
+                f"{config.ranks * config.threads} CPUs, this machine has {cpus}; lower ranks or threads, or "
+                f"set RAY_ADDRESS to a cluster"
             )
         needed = config.ranks * (RANK_OVERHEAD_BYTES + BYTES_PER_PARAMETER * self.parameters(config))
         if here and needed > available_memory_bytes():
@@ -146,8 +146,8 @@ class TrainStep(Step[ConfigT, TrainResources]):
         got = read_embeddings(embeddings, "img", shard_names(embeddings)[0]).shape[1]
         if expected is not None and got != expected:
             raise ValueError(
-                f"{self.kind}: network.embedding_dim is {expected}, but {embeddings.path} holds embeddings of "
-                f"{got} dimensions (encoder {encoder_identity(embeddings).get('name')!r})"
+                f"{self.kind}: network.embedding_dim is {expected}, but {embeddings.path} holds embeddings "
+                f"of {got} dimensions (encoder {encoder_identity(embeddings).get('name')!r})"
             )
 
     def _index(self, context: Context[ConfigT, TrainResources]) -> IndexCounts:

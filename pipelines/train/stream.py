@@ -2,8 +2,8 @@
 
 The stream is an endless sequence of samples: epoch after epoch, each in a permutation that depends on
 (seed, epoch) alone.  Global batch k is positions [k B, (k + 1) B) of it, whatever the number of ranks or
-prefetching threads; rank r of R reads the r-th of R equal slices.  So a cursor is a single number, and a run may go
-on with another number of ranks.
+prefetching threads; rank r of R reads the r-th of R equal slices.  So a cursor is a single number, and a
+run may go on with another number of ranks.
 
 B batch, L text context, d embedding width, H = W side in pixels.
 """
@@ -29,8 +29,8 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 CROP_ALIGNMENT = 8
-"""Crops begin at multiples of this many pixels, so that their low resolution versions, at any usual scale, lie on
-the low resolution grid of the whole image."""
+"""Crops begin at multiples of this many pixels, so that their low resolution versions, at any usual scale,
+lie on the low resolution grid of the whole image."""
 
 
 class DamagedImageError(ValueError):
@@ -73,7 +73,8 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """What of an image a stage sees: `side` pixels after the centre crop, or a random crop of `crop` of those."""
+    """What of an image a stage sees: `side` pixels after the centre crop, or a random crop of `crop` of
+    those."""
 
     side: int
     crop: int | None = None
@@ -101,7 +102,8 @@ class Stream:
         view: View | None = None,
         cache_bytes: int = 64 * 2**20,
     ) -> None:
-        """Without a `view` no image is decoded.  `cache_bytes` bounds the decoded thumbnails kept in memory."""
+        """Without a `view` no image is decoded.  `cache_bytes` bounds the decoded thumbnails kept in
+        memory."""
         table = pa.ipc.open_file(pa.memory_map(str(index))).read_all()
         files = {name.decode(): value.decode().split("\n") for name, value in table.schema.metadata.items()}
         self._rows = table.filter(pc.equal(table["split"], split)).drop_columns(["split"])
@@ -258,7 +260,7 @@ class _Files:
 
     def read(self, number: int, offset: int, size: int) -> bytes:
         with self._lock:
-            stream = self._open.pop(number, None) or Path(self._paths[number]).open("rb")
+            stream = self._open.pop(number, None) or Path(self._paths[number]).open("rb")  # noqa: SIM115
             self._open[number] = stream
             if len(self._open) > self._limit:
                 self._open.popitem(last=False)  # closed when the last reader lets go of it

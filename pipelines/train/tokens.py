@@ -82,7 +82,8 @@ def _encode(text: str, vocab_size: int) -> list[int]:
 def _tokenizer(vocab_size: int) -> Any:
     if not MIN_VOCAB_SIZE <= vocab_size <= CLIP_VOCAB_SIZE:
         raise ValueError(
-            f"vocab_size: expected {MIN_VOCAB_SIZE} (bytes alone) to {CLIP_VOCAB_SIZE} (CLIP's), got {vocab_size}"
+            f"vocab_size: expected {MIN_VOCAB_SIZE} (bytes alone) to {CLIP_VOCAB_SIZE} (CLIP's), "
+            f"got {vocab_size}"
         )
     tokenizer = _clip_tokenizer_class()()
     merges = list(tokenizer.bpe_ranks)[: vocab_size - MIN_VOCAB_SIZE]
