@@ -187,7 +187,7 @@ def _missing_problems(missing: list[Reference], planned: Mapping[str, PlannedSte
 
 def _why(node: Node, store: Store, address: str, missing: list[Reference]) -> str:
     if missing:
-        return f"after {', '.join(dict.fromkeys(str(reference) for reference in missing))}"
+        return "waits for inputs"
     return taken_up(node, store, address) or "not made yet"
 
 
