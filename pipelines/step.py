@@ -102,8 +102,8 @@ class Step(ABC, Generic[ConfigT, ResourcesT]):
         return []
 
     def estimate(self, config: ConfigT, inputs: Mapping[str, Estimate]) -> Estimate:  # noqa: ARG002
-        """Expected cost, from the estimates of the inputs."""
-        return max(inputs.values(), key=lambda e: e.rows, default=Estimate())
+        """Expected cost.  By default the rows of the largest input, at no cost worth a line in a plan."""
+        return Estimate(rows=max((estimate.rows for estimate in inputs.values()), default=0))
 
     @abstractmethod
     def run(self, context: Context[ConfigT, ResourcesT]) -> dict[str, Any]:
