@@ -70,7 +70,7 @@ def build_index(
     used, too_small = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     truncated = 0
     temporary = path.with_suffix(".tmp")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, _schema(corpus, embeddings)) as out:
+    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, _schema(corpus, embeddings, context)) as out:
         for number, shard in enumerate(require_same_shards(corpus, embeddings, verdict)):
             rows = []
             for row in _kept_rows(corpus, embeddings, verdict, shard):
@@ -94,11 +94,13 @@ def build_index(
     return IndexCounts(used=used, too_small=too_small, truncated_captions=truncated)
 
 
-def _schema(corpus: Artifact, embeddings: Artifact) -> pa.Schema:
-    """The columns, and for each shard number the files that its rows point into."""
+def _schema(corpus: Artifact, embeddings: Artifact, context: int | None) -> pa.Schema:
+    """The columns, the tokens a caption may have, and the files that the rows of each shard number point
+    into."""
     names = [record.name for record in corpus.shards]
     return SCHEMA.with_metadata(
         {
+            "context": str(context or 0),
             "tars": "\n".join(str(corpus.path / f"{name}.tar") for name in names),
             "image_embeddings": "\n".join(str(embeddings.path / embedding_file("img", n)) for n in names),
             "text_embeddings": "\n".join(str(embeddings.path / embedding_file("text", n)) for n in names),

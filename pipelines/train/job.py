@@ -22,8 +22,6 @@ class TrainJob:
     objective: StageObjective
     index: Path
     view: View | None
-    context: int
-    """Tokens per caption in the batches; 0 where the stage reads none."""
     optimiser: OptimiserSettings
     steps: int
     batch: int

@@ -221,7 +221,6 @@ class _Training:
             job.index,
             split=split,
             seed=job.seed,
-            context=job.context,
             view=job.view,
             cache_bytes=job.cache_bytes if split == "train" else job.cache_bytes // 4,
         )

@@ -168,13 +168,12 @@ class TrainStep(Step[ConfigT, TrainResources]):
     def _job(self, context: Context[ConfigT, TrainResources], numerics: Numerics) -> TrainJob:
         from pipelines.train.job import TrainJob
 
-        config, resources, text = context.config, context.resources, self.text(context.config)
+        config, resources = context.config, context.resources
         return TrainJob(
             network=self.network(config),  # type: ignore[arg-type]
             objective=self.objective(config),
             index=context.draft.work.absolute() / "index.arrow",
             view=self.view(config),
-            context=text[0] if text else 0,
             optimiser=config.optimiser,
             steps=config.steps,
             batch=config.batch,

@@ -98,18 +98,20 @@ class Stream:
         *,
         split: str,
         seed: int,
-        context: int = 0,
+        context: int | None = None,
         view: View | None = None,
         cache_bytes: int = 64 * 2**20,
     ) -> None:
-        """Without a `view` no image is decoded.  `cache_bytes` bounds the decoded thumbnails kept in
-        memory."""
+        """Without a `view` no image is decoded.  `cache_bytes` bounds the decoded thumbnails kept in memory.
+        `context` may be given to make sure that the index was tokenised for it."""
         table = pa.ipc.open_file(pa.memory_map(str(index))).read_all()
         files = {name.decode(): value.decode().split("\n") for name, value in table.schema.metadata.items()}
         self._rows = table.filter(pc.equal(table["split"], split)).drop_columns(["split"])
         if len(self._rows) == 0:
             raise ValueError(f"{index}: no sample in split {split!r}")
-        self.seed, self.context, self.view = seed, context, view
+        self.seed, self.context, self.view = seed, int(files["context"][0]), view
+        if context is not None and context != self.context:
+            raise ValueError(f"{index}: captions are cut to {self.context} tokens, expected {context}")
         self._columns = {
             name: self._rows[name].combine_chunks().to_numpy(zero_copy_only=False)
             for name in ("shard", "row", "offset", "size_bytes")
