@@ -10,7 +10,7 @@ full size.
 
     prior, d = 256     width 192, 4 layers, 6 heads, context 32,         2.8 M    189 (64)    576
                        4,096 tokens
-    decoder, 64 px     32 channels x (1, 2, 3), 1 block, attention at    3.5 M     27 (16)     76
+    decoder, 64 px     32 channels x (1, 2, 3), 1 block, attention at    3.5 M     27 (16)     80
                        16 and 8 px in heads of 32, patch 2, 2 text
                        layers of width 128, 4,096 tokens
     64 -> 256 px       32 channels x (1, 2, 4), 1 block, patch 4,        2.9 M     98 (16)     16

