@@ -6,6 +6,7 @@ and `00000.parquet`, one row for every input row, failed ones included, sorted b
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -41,21 +42,21 @@ def sample_key(shard: int, row: int, shard_size: int) -> str:
 
 
 def write_tar(path: Path, samples: Iterable[Sample]) -> None:
-    """Write samples (in the order given: sort by key first) as a WebDataset tar with zeroed dates."""
-    import webdataset as wds
+    """Write samples (in the order given: sort by key first) as a WebDataset tar with zeroed dates.
 
-    with path.open("wb") as stream:
-        writer = wds.TarWriter(stream, encoder=False, mtime=0)
+    The members are those of `webdataset.TarWriter`, without its import of torch: 3 s of CPU in every worker.
+    """
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for sample in samples:
-            writer.write(
-                {
-                    "__key__": sample.key,
-                    sample.extension: sample.image,
-                    "txt": sample.caption.encode(),
-                    "json": json.dumps(sample.metadata, indent=4).encode(),
-                }
-            )
-        writer.close()
+            members = {
+                sample.extension: sample.image,
+                "json": json.dumps(sample.metadata, indent=4).encode(),
+                "txt": sample.caption.encode(),
+            }
+            for extension, data in sorted(members.items()):
+                info = tarfile.TarInfo(f"{sample.key}.{extension}")
+                info.size, info.mode, info.uname, info.gname = len(data), 0o444, "bigdata", "bigdata"
+                archive.addfile(info, io.BytesIO(data))
 
 
 def read_tar(source: Path | BinaryIO) -> Iterator[Sample]:
