@@ -6,8 +6,8 @@ One JSON object per line.  Kinds of event::
     {"type": "params", "values": {"lr": "0.0003"}}
     {"type": "artifact", "path": "/abs/grid.png", "name": "grids"}
 
-A line is appended with one `write` in append mode, so a killed writer leaves at most one torn last line,
-which readers skip.
+A line is appended with one `write` in append mode, so a killed writer leaves at most one torn line, which
+readers skip and the next writer ends.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Journal:
             return
         with self.path.open("rb") as stream:
             for line in stream:
-                if line.endswith(b"\n"):
+                if line.endswith(b"}\n"):
                     yield json.loads(line)
 
     def truncate_after(self, step: int) -> None:
@@ -58,8 +58,11 @@ class Journal:
 
     def _append(self, event: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(descriptor, (json.dumps(event) + "\n").encode())
+            # A line torn by a kill must not swallow the one after it.
+            size = os.fstat(descriptor).st_size
+            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            os.write(descriptor, ("\n" * torn + json.dumps(event) + "\n").encode())
         finally:
             os.close(descriptor)

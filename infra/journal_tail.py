@@ -29,4 +29,5 @@ class JournalTail:
             data = stream.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        # A line torn by a kill was ended by the next writer.
+        return [json.loads(line) for line in whole.splitlines() if line.endswith(b"}")]

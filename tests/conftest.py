@@ -13,6 +13,8 @@ import pytest
 from infra.store import Artifact
 from tests.tiny import tiny_annotation, tiny_corpus, tiny_verdict
 
+# One thread: sums in one order, and no threads that wait for each other on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nothing a test starts may look for an update, a hub or a collector.
 os.environ |= {
     "NO_ALBUMENTATIONS_UPDATE": "1",

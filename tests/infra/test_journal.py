@@ -21,6 +21,8 @@ def test_a_torn_last_line_is_skipped(tmp_path: Path) -> None:
     with journal.path.open("a") as stream:
         stream.write('{"type": "metrics", "st')
     assert [event["step"] for event in journal.events()] == [1]
+    journal.metrics({"loss": 1.0}, step=2)
+    assert [event["step"] for event in journal.events()] == [1, 2]
 
 
 def test_truncation_forgets_only_later_metrics(tmp_path: Path) -> None:
