@@ -6,9 +6,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+# No other sign: "keycap #" and "keycap *" are two things.
+_PUNCTUATION = re.compile(r"[,:;.!?()\"'“”‘’]")
+
 
 def concept_of(caption: str, ignored: Sequence[re.Pattern[str]]) -> str:
-    """The caption's words, case folded, without what `ignored` matches; empty where no word is left.
+    """The caption case folded, without punctuation and what `ignored` matches; empty where nothing is left.
 
     Two captions of one concept describe the same thing in other clothes: "a drawing of OK hand" and "OK hand:
     dark skin tone", where both additions are ignored.
@@ -16,7 +19,7 @@ def concept_of(caption: str, ignored: Sequence[re.Pattern[str]]) -> str:
     text = unicodedata.normalize("NFKC", caption).casefold()
     for pattern in ignored:
         text = pattern.sub(" ", text)
-    return " ".join(re.findall(r"\w+", text))
+    return " ".join(_PUNCTUATION.sub(" ", text).split())
 
 
 def compile_ignored(patterns: Sequence[str]) -> list[re.Pattern[str]]:

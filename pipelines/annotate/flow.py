@@ -95,7 +95,8 @@ def annotate_shards(
     for record in shards:
         entries = index.remote(corpus, record.name)
         chunks = []
-        for number in range(-(-record.rows.kept // config.chunk)):
+        # An empty shard is one empty chunk: its files then have the columns and widths of all others.
+        for number in range(max(1, -(-record.rows.kept // config.chunk))):
             slot = annotators.wait_for_slot()
             chunks.append(
                 annotators.submit(slot, decode.remote(corpus, record.name, entries, number, config.chunk))

@@ -15,7 +15,7 @@ BATCH_KEY = b"encoder_batch"
 
 
 def commit_shard(draft: Draft, shard: str, *chunks: AnnotatedChunk) -> Rows:
-    """Write and commit a shard from its chunks in order; returns its row account.
+    """Write and commit a shard from its chunks in order (at least one); returns its row account.
 
     The smallest batch any chunk was encoded with stands in the metadata's schema, `encoder_batch`.
     """
@@ -30,15 +30,11 @@ def commit_shard(draft: Draft, shard: str, *chunks: AnnotatedChunk) -> Rows:
         (text_file, [chunk.text_embeddings for chunk in chunks]),
     ):
         with files[name].open("wb") as stream:
-            np.save(stream, np.concatenate(parts) if parts else np.zeros((0, 0), np.float16))
-    table = (
-        pa.concat_tables([chunk.metadata for chunk in chunks])
-        if chunks
-        else pa.table({"key": pa.array([], pa.string())})
-    )
-    batch = min((chunk.batch for chunk in chunks), default=0)
+            np.save(stream, np.concatenate(parts))
+    table = pa.concat_tables([chunk.metadata for chunk in chunks])
+    batch = min(chunk.batch for chunk in chunks)
     write_parquet(files[table_file], table.replace_schema_metadata({BATCH_KEY: str(batch)}))
-    damaged = sum(status == DAMAGED for status in table["status"].to_pylist()) if chunks else 0
+    damaged = table["status"].to_pylist().count(DAMAGED)
     reasons = {DAMAGED: damaged} if damaged else {}
     account = Rows(total=len(table), kept=len(table) - damaged, failed=damaged, reasons=reasons)
     draft.commit_shard(shard, files, account)
