@@ -1,7 +1,7 @@
 """Conditions of a policy over score columns: ``{score, above|below}``, ``{any}``, ``{all}``, ``{not}``."""
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -30,7 +30,7 @@ class Condition(BaseModel):
     not_: "Condition | None" = Field(default=None, alias="not")
 
     @model_validator(mode="after")
-    def _one_form(self) -> Self:
+    def _one_form(self) -> "Condition":
         given = [name for name in ("score", "any", "all", "not_") if getattr(self, name) is not None]
         bounded = self.above is not None or self.below is not None
         if len(given) != 1 or bounded != (self.score is not None):

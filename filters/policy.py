@@ -15,7 +15,7 @@ no score.
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -58,7 +58,7 @@ class Rule(BaseModel):
     when: Condition
 
     @model_validator(mode="after")
-    def _weight_fits_action(self) -> Self:
+    def _weight_fits_action(self) -> "Rule":
         if (self.action == "weight") != (self.weight is not None):
             raise ValueError("weight: expected with action 'weight' and only there")
         return self
@@ -92,7 +92,7 @@ class Policy(BaseModel):
     rules: tuple[Rule, ...]
 
     @model_validator(mode="after")
-    def _distinct_names(self) -> Self:
+    def _distinct_names(self) -> "Policy":
         names = [rule.name for rule in self.rules]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
