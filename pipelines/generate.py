@@ -55,7 +55,12 @@ class Sampler:
 
         cascade = read_cascade(model_dir)
         threads = threads or torch.get_num_threads()
-        encoder = load_encoder(cascade.encoder, heads=cascade.heads, threads=threads)
+        encoder = load_encoder(
+            cascade.encoder,
+            heads=cascade.heads,
+            threads=threads,
+            precision=cascade.encoder_identity.get("precision", "fp32"),
+        )
         if encoder.identity != dict(cascade.encoder_identity):
             different = sorted(
                 key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -38,15 +38,17 @@ class Bench:
     eyes: Eyes
 
     @staticmethod
-    def open(config: EvaluateConfig, inputs: Mapping[str, Artifact], work: Path, threads: int) -> Bench:
+    def open(config: EvaluateConfig, inputs: Mapping[str, Artifact], work: Path) -> Bench:
         """Load all of it.  Raises `CascadeError` where the parts are not of one cascade and one encoder."""
-        torch.set_num_threads(threads)
+        torch.set_num_threads(config.threads)
         prior, decoder = open_stage(inputs["prior"].path), open_stage(inputs["decoder"].path)
         upsamplers = [open_stage(inputs[name].path) for name in UPSAMPLERS if name in inputs]
         cascade = compose(prior, decoder, upsamplers)
         heads = inputs["clip_heads"].path if "clip_heads" in inputs else None
-        eyes = Eyes.open(config.encoder, heads, threads)
-        _require_one_encoder(config.encoder, eyes, inputs["embeddings"], (prior, decoder))
+        # Numerics are part of an encoder's identity: the judge sees as the annotation saw.
+        identity = encoder_identity(inputs["embeddings"])
+        eyes = Eyes.open(config.encoder, heads, config.threads, identity.get("precision", "fp32"))
+        _require_one_encoder(config.encoder, eyes, identity, (prior, decoder))
         stages, crops = {"prior": prior, "decoder": decoder}, {}
         wired = [inputs[name] for name in UPSAMPLERS if name in inputs]
         for upsampler, network, artifact in zip(upsamplers, cascade.config.upsamplers, wired, strict=True):
@@ -93,9 +95,8 @@ class Bench:
         return torch.cat(embeddings), torch.cat(images)
 
 
-def _require_one_encoder(name: str, eyes: Eyes, embeddings: Artifact, stages: Iterable[Stage]) -> None:
+def _require_one_encoder(name: str, eyes: Eyes, expected: Mapping[str, Any], stages: Iterable[Stage]) -> None:
     """What judges the images, what the embeddings are of and what the stages were trained on must be one."""
-    expected = encoder_identity(embeddings)
     if eyes.identity != expected:
         raise CascadeError(
             f"the embeddings were made by {expected.get('name')!r}, not by encoder {name!r} with the heads "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from models.sampling import CascadeSampling
-from pipelines.step import Resources, StepConfig, input_of
+from pipelines.step import StepConfig, input_of
 
 PROMPTS = (
     "red heart",
@@ -56,11 +56,7 @@ class EvaluateConfig(StepConfig):
     samples_per_prompt: int = Field(default=2, ge=1)
     neighbours: int = Field(default=3, ge=1)
     batch: int = Field(default=16, ge=1)
+    threads: int = Field(default=2, ge=1)
+    """CPU threads of the networks.  Not a resource: another number sums in another order."""
     attribution: str = ""
     """Printed on every picture that shows images of the corpus."""
-
-
-class EvaluateResources(Resources):
-    """CPU threads of the networks."""
-
-    threads: int = Field(default=2, ge=1)

@@ -13,10 +13,11 @@ from jaxtyping import Float, UInt8
 
 from filters.intervals import wilson
 from models.clip_heads import ClipHeads
-from pipelines.encoders.base import Encoder
+from pipelines.encoders.base import Encoder, Precision
 from pipelines.evaluate.distances import cmmd, kid
 from pipelines.evaluate.ridge import cosine
 from pipelines.evaluate.statistics import Figure, derangement, mean, paired_difference
+from pipelines.retrieval import recall_at
 
 Images = UInt8[np.ndarray, "n h w 3"]
 RECALL_AT = (1, 5, 10)
@@ -43,12 +44,12 @@ class Eyes:
     """Of the joint space, as it travels with embeddings."""
 
     @staticmethod
-    def open(name: str, heads: Path | None, threads: int) -> Eyes:
+    def open(name: str, heads: Path | None, threads: int, precision: Precision) -> Eyes:
         """`lit` with heads: EfficientNet-lite0 features and the heads' space.  Else one space is both."""
         from pipelines.encoders.lit import lit_identity, load_heads
         from pipelines.encoders.registry import load_encoder
 
-        towers = load_encoder(name, threads=threads)
+        towers = load_encoder(name, threads=threads, precision=precision)
         if heads is None:
             return Eyes(
                 towers=towers, heads=None, feature_name=name, embedding_name=name, identity=towers.identity
@@ -60,7 +61,7 @@ class Eyes:
             heads=load_heads(heads),
             feature_name="efficientnet-lite0",
             embedding_name=name,
-            identity=lit_identity(heads),
+            identity=lit_identity(heads, precision),
         )
 
     @torch.inference_mode()
@@ -136,24 +137,17 @@ def recalls(
     images: Float[np.ndarray, "n d"], text: Float[np.ndarray, "n d"], *, name: str, what: str
 ) -> dict[str, Figure]:
     """Share of images whose own caption is among the k nearest of all n captions, with Wilson intervals."""
-    similarity = images @ text.T
-    own = np.diagonal(similarity)[:, None]
-    rank = (similarity > own).sum(axis=1)
-    n = len(text)
-    figures = {}
-    for k in RECALL_AT:
-        if k >= n:
-            continue
-        hits = int((rank < k).sum())
-        low, high = wilson(hits, n)
-        p = hits / n
+    n, figures = len(text), {}
+    for k, p in recall_at(images, text, [k for k in RECALL_AT if k < len(text)]).items():
+        low, high = wilson(round(p * n), n)
+        error = (p * (1 - p) / n) ** 0.5
         figures[f"{name}_recall_at_{k}"] = Figure(
             value=p,
             low=low,
             high=high,
-            standard_error=(p * (1 - p) / n) ** 0.5,
+            standard_error=error,
             n=n,
-            what=f"{what} among {n} (chance {k / n:.3f})",
+            what=f"{what} among the {k} nearest of {n} (chance {k / n:.3f})",
         )
     return figures
 

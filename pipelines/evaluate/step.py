@@ -6,22 +6,21 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from infra.store import Rows
-from pipelines.evaluate.config import EvaluateConfig, EvaluateResources
-from pipelines.step import Context, Estimate, Step
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.step import Context, Estimate, Resources, Step
 
 if TYPE_CHECKING:
     from pipelines.evaluate.bench import Bench
     from pipelines.evaluate.sections import Section
 
 
-class Evaluate(Step[EvaluateConfig, EvaluateResources]):
+class Evaluate(Step[EvaluateConfig, Resources]):
     """Figures with intervals, grids and a report; `pipelines/evaluate/sections.py` says what is measured."""
 
     kind = "evaluate"
     produces = "evaluation"
     version = 1
     Config = EvaluateConfig
-    Resources = EvaluateResources
 
     def check(self, config: EvaluateConfig) -> list[str]:
         """A prompt may not be empty, and every upsampler needs sampling settings."""
@@ -38,13 +37,13 @@ class Evaluate(Step[EvaluateConfig, EvaluateResources]):
         images = config.generated + 4 * config.reference + len(config.prompts) * config.samples_per_prompt
         return Estimate(rows=config.generated, disk_bytes=5_000_000, seconds=10 + images * 0.15)
 
-    def run(self, context: Context[EvaluateConfig, EvaluateResources]) -> dict[str, Any]:
+    def run(self, context: Context[EvaluateConfig, Resources]) -> dict[str, Any]:
         """Measure every section, write `evaluation.json`, `evaluation.html` and the pictures."""
         from pipelines.evaluate import report
         from pipelines.evaluate.bench import Bench
 
         config = context.config
-        bench = Bench.open(config, context.inputs, context.draft.work, context.resources.threads)
+        bench = Bench.open(config, context.inputs, context.draft.work)
         sections = _measure(bench, context)
         figures = {name: section.figures for name, section in sections.items()}
         pictures = {
@@ -77,7 +76,7 @@ class Evaluate(Step[EvaluateConfig, EvaluateResources]):
         return {"test_samples": n, **summary}
 
 
-def _measure(bench: Bench, context: Context[EvaluateConfig, EvaluateResources]) -> dict[str, Section]:
+def _measure(bench: Bench, context: Context[EvaluateConfig, Resources]) -> dict[str, Section]:
     from pipelines.evaluate import sections
 
     upsamplers = list(bench.stages)[2:]

@@ -9,7 +9,7 @@ import pytest
 from infra.journal import Journal
 from infra.progress import Progress
 from infra.store import Artifact, Draft, Store, finish
-from pipelines.evaluate.config import EvaluateConfig, EvaluateResources
+from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.step import Evaluate
 from pipelines.register import Register, RegisterConfig
 from pipelines.step import Context, Resources, step_config
@@ -29,6 +29,7 @@ CONFIG = EvaluateConfig(
     generated=8,
     reference=8,
     upsampled=4,
+    threads=1,
     attribution="OpenMoji, CC BY-SA 4.0",
 )
 
@@ -39,7 +40,7 @@ def run_evaluate(
     draft = Store(root).draft("evaluation", name.ljust(64, "0"))
     context = Context(
         config=config,
-        resources=EvaluateResources(threads=1),
+        resources=Resources(),
         inputs=inputs,
         draft=draft,
         journal=Journal(root / f"{name}.jsonl"),

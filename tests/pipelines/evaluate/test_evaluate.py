@@ -74,11 +74,11 @@ def test_stages_that_do_not_fit_are_refused(
 ) -> None:
     swapped = stages | {"verdict": verdict, "prior": stages["decoder"]}
     with pytest.raises(CascadeError, match="expected a network of PriorConfig, got DecoderConfig"):
-        Bench.open(CONFIG, swapped, tmp_path, 1)
+        Bench.open(CONFIG, swapped, tmp_path)
     skipped = stages | {"verdict": verdict, "upsampler_256": stages["upsampler_1024"]}
     del skipped["upsampler_1024"]
     with pytest.raises(CascadeError, match="expects 32 px, the stage before it makes 16 px"):
-        Bench.open(CONFIG, skipped, tmp_path, 1)
+        Bench.open(CONFIG, skipped, tmp_path)
 
 
 def test_another_encoder_is_refused(
@@ -86,10 +86,10 @@ def test_another_encoder_is_refused(
 ) -> None:
     inputs = stages | {"verdict": verdict}
     with pytest.raises(CascadeError, match="were made by 'tiny', not by encoder 'lit'"):
-        Bench.open(CONFIG, inputs | {"embeddings": annotation}, tmp_path, 1)
+        Bench.open(CONFIG, inputs | {"embeddings": annotation}, tmp_path)
     foreign = tiny_stage(tmp_path, "decoder", DECODER, EPSILON, {"name": "another"})
     with pytest.raises(CascadeError, match="trained on embeddings of another encoder"):
-        Bench.open(CONFIG, inputs | {"decoder": foreign}, tmp_path, 1)
+        Bench.open(CONFIG, inputs | {"decoder": foreign}, tmp_path)
 
 
 def test_check_sees_missing_sampling_and_empty_prompts() -> None:
