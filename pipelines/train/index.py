@@ -70,7 +70,10 @@ def build_index(
     used, too_small = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     truncated = 0
     temporary = path.with_suffix(".tmp")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, _schema(corpus, embeddings, context)) as out:
+    with (
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, _schema(corpus, embeddings, context)) as out,
+    ):
         for number, shard in enumerate(require_same_shards(corpus, embeddings, verdict)):
             rows = []
             for row in _kept_rows(corpus, embeddings, verdict, shard):

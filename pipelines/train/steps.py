@@ -116,8 +116,8 @@ class TrainStep(Step[ConfigT, TrainResources]):
         config = context.config
         self._check_embeddings(context)
         numerics = choose_numerics(config.device, config.precision)
-        counts = self._index(context)
-        job = self._job(context, numerics)
+        counts = self.index(context)
+        job = self.job(context)
         context.progress.say(
             f"{context.progress.name}: {numerics.precision} on {numerics.device} ({numerics.reason}), "
             f"{config.ranks} ranks, {_engine_name(config)}; {counts.used['train']} training samples"
@@ -150,7 +150,8 @@ class TrainStep(Step[ConfigT, TrainResources]):
                 f"of {got} dimensions (encoder {encoder_identity(embeddings).get('name')!r})"
             )
 
-    def _index(self, context: Context[ConfigT, TrainResources]) -> IndexCounts:
+    def index(self, context: Context[ConfigT, TrainResources]) -> IndexCounts:
+        """Write the stream's index into the step's scratch folder."""
         from pipelines.train.index import build_index
 
         view, text = self.view(context.config), self.text(context.config)
@@ -165,10 +166,12 @@ class TrainStep(Step[ConfigT, TrainResources]):
             min_side=view.side if view is not None and view.crop is not None else 0,
         )
 
-    def _job(self, context: Context[ConfigT, TrainResources], numerics: Numerics) -> TrainJob:
+    def job(self, context: Context[ConfigT, TrainResources]) -> TrainJob:
+        """What the ranks are told."""
         from pipelines.train.job import TrainJob
 
         config, resources = context.config, context.resources
+        numerics = choose_numerics(config.device, config.precision)
         return TrainJob(
             network=self.network(config),  # type: ignore[arg-type]
             objective=self.objective(config),

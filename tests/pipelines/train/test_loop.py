@@ -99,7 +99,7 @@ def test_a_diverging_run_stops_and_says_what_to_do(prior_job: Jobs) -> None:
 
 def test_a_checkpoint_of_another_training_is_refused(prior_job: Jobs) -> None:
     train(prior_job(steps=4, tracking_id="one"))
-    with pytest.raises(ForeignCheckpointError, match="'one'.*'two'"):
+    with pytest.raises(ForeignCheckpointError, match=r"'one'.*'two'"):
         train(prior_job(steps=8, tracking_id="two"))
 
 

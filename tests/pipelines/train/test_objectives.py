@@ -21,7 +21,7 @@ from pipelines.train.objectives import (
     UpsamplerObjective,
 )
 from pipelines.train.stream import Batch, Stream, View
-from tests.pipelines.train.conftest import CONTEXT, VOCAB, Tiny
+from tests.pipelines.train.fixtures import CONTEXT, VOCAB, Tiny
 
 HYBRID = DiffusionConfig()
 X0 = DiffusionConfig(prediction="x0", variance="fixed_small")
@@ -84,7 +84,7 @@ def test_a_prior_that_knows_the_answer_loses_nothing_and_one_that_says_zero_the_
     objective = PriorObjective(diffusion=X0, embedding_dim=16)
     scaled = torch.from_numpy(batch.image_embedding) * embedding_scale(16)
     draws = lambda: Draws(0, Purpose.TRAINING, batch.positions)  # noqa: E731
-    knows = objective.losses(lambda x_t, *_: scaled, batch, draws())
+    knows = objective.losses(lambda *_: scaled, batch, draws())
     zero = objective.losses(lambda x_t, *_: torch.zeros_like(x_t), batch, draws())
     assert knows.abs().max() == 0
     # Unit-norm embeddings have 1/d of variance per dimension; unCLIP's scale makes that of any d the same.

@@ -20,7 +20,7 @@ from pipelines.train.stream import (
     decode_square,
     epoch_order,
 )
-from tests.pipelines.train.conftest import CONTEXT, Tiny
+from tests.pipelines.train.fixtures import CONTEXT, Tiny
 
 
 def _open(tiny: Tiny, **changes: object) -> Stream:
@@ -43,9 +43,7 @@ def test_an_epoch_holds_every_kept_training_sample_once(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("prefetch", [0, 3])
-def test_the_global_batches_do_not_depend_on_ranks_or_threads(
-    tiny: Tiny, ranks: int, prefetch: int
-) -> None:
+def test_the_global_batches_do_not_depend_on_ranks_or_threads(tiny: Tiny, ranks: int, prefetch: int) -> None:
     view = View(side=48, crop=16)
     whole = _open(tiny, view=view).read(0, 8 * 7)  # 7 batches of 8: over two epochs of 24
     parts = []
