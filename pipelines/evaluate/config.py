@@ -20,7 +20,10 @@ PROMPTS = (
 
 
 class EvaluateConfig(StepConfig):
-    """Sizes, sampling and prompts of an evaluation; every part of the cascade is an input."""
+    """Sizes, sampling and prompts of an evaluation; every part of the cascade is an input.
+
+    The default sizes take about 70 s on two cores with the demo's networks.
+    """
 
     corpus: str = input_of("corpus")
     embeddings: str = input_of("embeddings", "annotation")
@@ -42,16 +45,16 @@ class EvaluateConfig(StepConfig):
     """At most so many held-out samples for the prior."""
     train_samples: int = Field(default=20_000, ge=8)
     """At most so many training samples for ridge regression, means and nearest neighbours."""
-    posterior_samples: int = Field(default=16, ge=2)
+    posterior_samples: int = Field(default=4, ge=2)
     """Samples of the prior whose mean stands for its posterior mean."""
-    loss_samples: int = Field(default=128, ge=8)
-    loss_draws: int = Field(default=4, ge=1)
+    loss_samples: int = Field(default=96, ge=8)
+    loss_draws: int = Field(default=2, ge=1)
     """Noisings of each held-out sample."""
-    generated: int = Field(default=64, ge=8)
+    generated: int = Field(default=48, ge=8)
     """Held-out captions for which an image is generated."""
-    reference: int = Field(default=128, ge=8)
+    reference: int = Field(default=96, ge=8)
     """Real images on either side of a distance."""
-    upsampled: int = Field(default=24, ge=4)
+    upsampled: int = Field(default=16, ge=4)
     """Held-out images that each upsampler enlarges."""
     samples_per_prompt: int = Field(default=2, ge=1)
     neighbours: int = Field(default=3, ge=1)
