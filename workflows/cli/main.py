@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
+from infra.ray_session import stop_ray
 from workflows.cli.doctor import doctor
 from workflows.cli.generate import generate
 from workflows.cli.plan import plan
@@ -36,7 +38,14 @@ for command in (plan, run, status, generate, ui, doctor, schema):
 
 def main() -> None:
     """Run the command line; every refusal is one line on stderr."""
-    sys.exit(run_cli(sys.argv[1:]))
+    code = run_cli(sys.argv[1:])
+    if code == 130:
+        # Threads of an interrupted Ray driver abort while Python winds down, and the shell would see 134.
+        stop_ray()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run_cli(arguments: list[str]) -> int:
