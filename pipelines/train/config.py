@@ -30,7 +30,7 @@ class TrainConfig(StepConfig):
     """What all stages have in common."""
 
     corpus: str = input_of("corpus")
-    embeddings: str = input_of("embeddings")
+    embeddings: str = input_of("embeddings", "annotation")
     verdict: str = input_of("verdict")
     steps: int = Field(ge=1)
     """Updates of the weights."""

@@ -15,7 +15,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from infra.machine import available_memory_bytes
 from infra.store import Draft, Rows
@@ -44,6 +44,9 @@ RANK_OVERHEAD_BYTES = 700 * 2**20
 BYTES_PER_PARAMETER = 28
 """Of a rank, at worst: weights, gradients, their flat copies and two moments in fp32, average, checkpoint."""
 
+STARTUP_SECONDS = 25.0
+"""Of Ray Train and DeepSpeed with two ranks on two cores."""
+
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 
@@ -52,6 +55,8 @@ class TrainStep(Step[ConfigT, TrainResources]):
 
     version = 1
     Resources = TrainResources
+    throughput: ClassVar[float]
+    """Samples a second times parameters, measured on two CPU cores; only `plan` uses it."""
 
     @abstractmethod
     def objective(self, config: ConfigT) -> StageObjective:
@@ -97,8 +102,10 @@ class TrainStep(Step[ConfigT, TrainResources]):
 
     def estimate(self, config: ConfigT, inputs: Mapping[str, Estimate]) -> Estimate:
         rows = max((e.rows for e in inputs.values()), default=0)
+        parameters = self.parameters(config)
+        seconds = STARTUP_SECONDS + config.steps * config.batch * parameters / self.throughput
         # Two checkpoints of four tensors a parameter beside the two of the artifact.
-        return Estimate(rows=rows, disk_bytes=10 * 4 * self.parameters(config))
+        return Estimate(rows=rows, disk_bytes=10 * 4 * parameters, seconds=seconds)
 
     def parameters(self, config: ConfigT) -> int:
         """Number of parameters, counted without memory."""
@@ -225,6 +232,7 @@ class TrainPrior(TrainStep[TrainPriorConfig]):
     """Caption and text embedding to image embedding, by diffusion."""
 
     kind = "train_prior"
+    throughput = 5e8
     produces = "prior"
     Config = TrainPriorConfig
 
@@ -252,6 +260,7 @@ class TrainDecoder(TrainStep[TrainDecoderConfig]):
     """Image embedding and caption to a small image."""
 
     kind = "train_decoder"
+    throughput = 1.6e8
     produces = "decoder"
     Config = TrainDecoderConfig
 
@@ -281,6 +290,7 @@ class TrainUpsampler(TrainStep[TrainUpsamplerConfig]):
     """Degraded small image to a larger one, trained on crops."""
 
     kind = "train_upsampler"
+    throughput = 4e8
     produces = "upsampler"
     Config = TrainUpsamplerConfig
 
