@@ -1,4 +1,4 @@
-"""The documentation speaks the truth: links resolve, commands exist with the options shown, recipes validate."""
+"""The documentation speaks the truth: links resolve, commands and options exist, recipes validate."""
 
 from __future__ import annotations
 
