@@ -15,11 +15,11 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from infra.machine import available_memory_bytes
 from infra.store import Draft, Rows
-from models.config import NetworkConfig, tagged
+from models.config import tagged
 from pipelines.aligned import encoder_identity
 from pipelines.step import Context, Estimate, Step
 from pipelines.train.config import (
@@ -33,8 +33,9 @@ from pipelines.train.precision import Numerics, choose_numerics
 
 if TYPE_CHECKING:
     from pipelines.train.checkpoint import State
+    from pipelines.train.cost import Cost
     from pipelines.train.index import IndexCounts
-    from pipelines.train.job import TrainJob
+    from pipelines.train.job import TrainedConfig, TrainJob
     from pipelines.train.objectives import StageObjective
     from pipelines.train.stream import View
 
@@ -44,9 +45,6 @@ RANK_OVERHEAD_BYTES = 700 * 2**20
 BYTES_PER_PARAMETER = 28
 """Of a rank, at worst: weights, gradients, their flat copies and two moments in fp32, average, checkpoint."""
 
-STARTUP_SECONDS = 25.0
-"""Of Ray Train and DeepSpeed with two ranks on two cores."""
-
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 
@@ -55,15 +53,13 @@ class TrainStep(Step[ConfigT, TrainResources]):
 
     version = 1
     Resources = TrainResources
-    throughput: ClassVar[float]
-    """Samples a second times parameters, measured on two CPU cores; only `plan` uses it."""
 
     @abstractmethod
     def objective(self, config: ConfigT) -> StageObjective:
         """What the network is trained on."""
 
     @abstractmethod
-    def network(self, config: ConfigT) -> NetworkConfig:
+    def network(self, config: ConfigT) -> TrainedConfig:
         """The network's configuration."""
 
     def view(self, config: ConfigT) -> View | None:  # noqa: ARG002
@@ -92,7 +88,7 @@ class TrainStep(Step[ConfigT, TrainResources]):
                 f"{config.ranks * config.threads} CPUs, this machine has {cpus}; lower ranks or threads, or "
                 f"set RAY_ADDRESS to a cluster"
             )
-        needed = config.ranks * (RANK_OVERHEAD_BYTES + BYTES_PER_PARAMETER * self.parameters(config))
+        needed = config.ranks * (RANK_OVERHEAD_BYTES + BYTES_PER_PARAMETER * self.cost(config).parameters)
         if here and needed > available_memory_bytes():
             problems.append(
                 f"{self.kind}: {config.ranks} ranks need about {needed / 2**30:.1f} GiB, "
@@ -101,20 +97,25 @@ class TrainStep(Step[ConfigT, TrainResources]):
         return problems
 
     def estimate(self, config: ConfigT, inputs: Mapping[str, Estimate]) -> Estimate:
-        rows = max((e.rows for e in inputs.values()), default=0)
-        parameters = self.parameters(config)
-        seconds = STARTUP_SECONDS + config.steps * config.batch * parameters / self.throughput
-        # Two checkpoints of four tensors a parameter beside the two of the artifact.
-        return Estimate(rows=rows, disk_bytes=10 * 4 * parameters, seconds=seconds)
+        cost = self.cost(config)
+        return Estimate(
+            rows=max((e.rows for e in inputs.values()), default=0),
+            # Two checkpoints of four tensors a parameter beside the two of the artifact.
+            disk_bytes=10 * 4 * cost.parameters,
+            seconds=cost.seconds(
+                config.steps * config.batch,
+                choose_numerics(config.device, config.precision),
+                ranks=config.ranks,
+                threads=config.threads,
+            ),
+        )
 
-    def parameters(self, config: ConfigT) -> int:
-        """Number of parameters, counted without memory."""
-        import torch
+    def cost(self, config: ConfigT) -> Cost:
+        """Parameters and operations of the network, counted without memory."""
+        from pipelines.train.cost import cost_of
 
-        from models.config import parameter_count
-
-        with torch.device("meta"):
-            return parameter_count(self.network(config).build())
+        view = self.view(config)
+        return cost_of(self.network(config), view.crop if view is not None else None)
 
     def run(self, context: Context[ConfigT, TrainResources]) -> dict[str, Any]:
         from pipelines.train.checkpoint import Checkpoints, load
@@ -180,7 +181,7 @@ class TrainStep(Step[ConfigT, TrainResources]):
         config, resources = context.config, context.resources
         numerics = choose_numerics(config.device, config.precision)
         return TrainJob(
-            network=self.network(config),  # type: ignore[arg-type]
+            network=self.network(config),
             objective=self.objective(config),
             index=context.draft.work.absolute() / "index.arrow",
             view=self.view(config),
@@ -232,11 +233,10 @@ class TrainPrior(TrainStep[TrainPriorConfig]):
     """Caption and text embedding to image embedding, by diffusion."""
 
     kind = "train_prior"
-    throughput = 5e8
     produces = "prior"
     Config = TrainPriorConfig
 
-    def network(self, config: TrainPriorConfig) -> NetworkConfig:
+    def network(self, config: TrainPriorConfig) -> TrainedConfig:
         return config.network
 
     def objective(self, config: TrainPriorConfig) -> StageObjective:
@@ -260,11 +260,10 @@ class TrainDecoder(TrainStep[TrainDecoderConfig]):
     """Image embedding and caption to a small image."""
 
     kind = "train_decoder"
-    throughput = 1.6e8
     produces = "decoder"
     Config = TrainDecoderConfig
 
-    def network(self, config: TrainDecoderConfig) -> NetworkConfig:
+    def network(self, config: TrainDecoderConfig) -> TrainedConfig:
         return config.network
 
     def objective(self, config: TrainDecoderConfig) -> StageObjective:
@@ -290,11 +289,10 @@ class TrainUpsampler(TrainStep[TrainUpsamplerConfig]):
     """Degraded small image to a larger one, trained on crops."""
 
     kind = "train_upsampler"
-    throughput = 4e8
     produces = "upsampler"
     Config = TrainUpsamplerConfig
 
-    def network(self, config: TrainUpsamplerConfig) -> NetworkConfig:
+    def network(self, config: TrainUpsamplerConfig) -> TrainedConfig:
         return config.network
 
     def objective(self, config: TrainUpsamplerConfig) -> StageObjective:
