@@ -113,7 +113,7 @@ def test_more_ranks_than_cpus_or_memory_are_refused_by_the_plan(monkeypatch: pyt
 
 
 def test_operations_are_two_per_multiply_add() -> None:
-    """A network of one level without blocks worth naming: halving the side quarters the operations."""
+    """Convolutions are nearly all of it: halving the side quarters the operations."""
     network = TrainUpsampler().network(TrainUpsampler.Config(**UPSAMPLER))
     whole, half = cost_of(network, 64), cost_of(network, 32)
     assert whole.forward_flop / half.forward_flop == pytest.approx(4, rel=0.01)
