@@ -30,7 +30,7 @@ def test_planning_writes_nothing(recipe: Path, tmp_path: Path) -> None:
     plan = make_plan(load_recipe(recipe), tmp_path / "root")
     assert sorted(tmp_path.rglob("*")) == before
     assert [step.state for step in plan.steps] == [State.WILL_RUN] * 3
-    assert plan.total.rows == 12 and plan.total.seconds == 270
+    assert plan.total.rows == 12 and plan.total.seconds == 90
 
 
 def test_done_steps_are_seen_and_a_changed_one_takes_its_followers_along(
@@ -71,7 +71,7 @@ def test_a_steps_own_check_blocks_it_and_its_followers_once(recipe: Path, tmp_pa
 
 
 def test_too_little_disk_is_told(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workflows.plan.free_disk_bytes", lambda _: 5_000_000)
+    monkeypatch.setattr("workflows.plan.free_disk_bytes", lambda _: 1_000_000)
     plan = make_plan(load_recipe(recipe), tmp_path / "root")
     assert len(plan.problems) == 1 and "0.0 GB needed, 0.0 GB free" in plan.problems[0]
 
