@@ -41,6 +41,20 @@ def input_of(*kinds: str, optional: bool = False) -> Any:
     return Field(json_schema_extra=extra)
 
 
+def file_beside_recipe(default: Any) -> Any:
+    """A config field that names a file: looked for beside the recipe first, then as `package_file` does.
+
+    The step's `identity` digests what is in the file; where it lies enters no digest.
+    """
+    return Field(default=default, json_schema_extra={"file": True})
+
+
+def file_fields(config: type[StepConfig]) -> list[str]:
+    """Names of a config's fields made by `file_beside_recipe`."""
+    extras = {name: info.json_schema_extra for name, info in config.model_fields.items()}
+    return [name for name, extra in extras.items() if isinstance(extra, dict) and "file" in extra]
+
+
 def input_kinds(config: type[StepConfig]) -> dict[str, tuple[str, ...]]:
     """Names of a config's input fields, with the artifact kinds each accepts."""
     kinds = {}
@@ -101,6 +115,10 @@ class Step(ABC, Generic[ConfigT, ResourcesT]):
         """Problems that can be seen before any work; one clear line each."""
         return []
 
+    def check_inputs(self, config: ConfigT, inputs: Mapping[str, Artifact]) -> list[str]:  # noqa: ARG002
+        """Problems that show only once the inputs are made; one clear line each."""
+        return []
+
     def estimate(self, config: ConfigT, inputs: Mapping[str, Estimate]) -> Estimate:  # noqa: ARG002
         """Expected cost.  By default the rows of the largest input, at no cost worth a line in a plan."""
         return Estimate(rows=max((estimate.rows for estimate in inputs.values()), default=0))
@@ -115,9 +133,9 @@ class Step(ABC, Generic[ConfigT, ResourcesT]):
 
 
 def step_config(config: StepConfig) -> dict[str, Any]:
-    """The config as it enters the digest: JSON, without the input wiring."""
-    inputs = input_kinds(type(config))
-    return {k: v for k, v in config.model_dump(mode="json").items() if k not in inputs}
+    """The config as it enters the digest: JSON, without the input wiring and without places of files."""
+    elsewhere = {*input_kinds(type(config)), *file_fields(type(config))}
+    return {k: v for k, v in config.model_dump(mode="json").items() if k not in elsewhere}
 
 
 def step_address(step: Step[Any, Any], config: StepConfig, contents: Mapping[str, str]) -> str:
@@ -133,9 +151,9 @@ def step_address(step: Step[Any, Any], config: StepConfig, contents: Mapping[str
     )
 
 
-def package_file(path: str, *, beside: Path | None = None) -> Path:
-    """Resolve a file named in a recipe: absolute, beside the recipe or current folder, or in the packages."""
-    candidates = [Path(path), *([beside / path] if beside else []), Path(__file__).parent.parent / path]
+def package_file(path: str) -> Path:
+    """Resolve a file named in a recipe: absolute or in the current folder, or in the packages."""
+    candidates = [Path(path), Path(__file__).parent.parent / path]
     for candidate in candidates:
         if candidate.is_file():
             return candidate

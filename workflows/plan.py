@@ -165,6 +165,8 @@ def _plan_step(
     if not asked:
         return replace(step, state=State.SKIPPED, why="not asked for"), []
     problems = node.step.check(node.config) + _missing_problems(missing, planned)
+    if not missing:
+        problems += node.step.check_inputs(node.config, inputs)
     if problems:
         return replace(step, state=State.BLOCKED, why=problems[0]), problems
     blocked = [

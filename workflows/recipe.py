@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from infra.digests import digest_of
 from pipelines.registry import STEPS, UnknownStepError, load_step
-from pipelines.step import Resources, Step, StepConfig, input_kinds
+from pipelines.step import Resources, Step, StepConfig, file_fields, input_kinds
 from workflows.graph import Node, Reference, find_cycle, in_order, parse_reference, wiring_problem
 from workflows.recipe_file import RecipeSource, read_recipe
 from workflows.refusal import Refusal, did_you_mean
@@ -94,7 +94,7 @@ class Recipe:
                 identity = node.step.identity(node.config)
             except (OSError, ValueError) as error:  # a policy or weights that it digests
                 raise Refusal(f"steps.{node.name}: {error}") from None
-            config = node.config.model_dump(mode="json")
+            config = node.config.model_dump(mode="json", exclude=set(file_fields(type(node.config))))
             steps[node.name] = {"kind": node.step.kind, "version": node.step.version, "config": config}
             steps[node.name]["identity"] = identity
         return digest_of({"name": self.name, "model_name": self.model_name, "steps": steps})[:16]
@@ -164,6 +164,8 @@ def _node(
     name: str, step: Step[Any, Any], head: RecipeFile, source: RecipeSource, problems: list[str]
 ) -> Node | None:
     values = {key: value for key, value in head.steps[name].items() if key != "kind"}
+    for field in file_fields(step.Config):
+        values |= _beside(source.path, field, values.get(field))
     found: list[str] = []
     config: StepConfig | None = None
     resources: Resources | None = None
@@ -191,6 +193,13 @@ def _node(
             return None
         inputs[field] = reference
     return Node(name=name, step=step, config=config, resources=resources, inputs=inputs)
+
+
+def _beside(recipe: Path, field: str, value: Any) -> dict[str, str]:
+    """The field with its file's place beside the recipe, where there is such a file."""
+    if not isinstance(value, str) or not (path := recipe.parent / value).is_file():
+        return {}
+    return {field: str(path.absolute())}
 
 
 def _wiring_problems(node: Node, makes: Mapping[str, str], source: RecipeSource) -> list[str]:

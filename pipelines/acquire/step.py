@@ -11,7 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from infra.digests import sha256_of_file
+from infra.origin import Origin, Site, port_problem
 from infra.shards import shard_name
+from infra.store import Artifact
 from pipelines.acquire.config import AcquireConfig, AcquireResources
 from pipelines.acquire.reader import UrlListError, iter_shards, open_url_list
 from pipelines.step import Context, Estimate, Step
@@ -56,6 +58,14 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
             problems.append("extract_exif needs the package exifread: pip install exifread")
         return problems
 
+    def check_inputs(self, config: AcquireConfig, inputs: Mapping[str, Artifact]) -> list[str]:  # noqa: ARG002
+        """The port of a site that is to be served must be free."""
+        if "serve" not in inputs:
+            return []
+        site = Site.open(inputs["serve"].path)
+        problem = port_problem(site.host, site.port)
+        return [problem] if problem else []
+
     def estimate(self, config: AcquireConfig, inputs: Mapping[str, Estimate]) -> Estimate:
         rows = inputs["urls"].rows if "urls" in inputs else 0
         if config.url_list is not None:
@@ -66,7 +76,6 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
         return Estimate(rows=rows, disk_bytes=rows * BYTES_PER_ROW, seconds=rows / ROWS_PER_SECOND)
 
     def run(self, context: Context[AcquireConfig, AcquireResources]) -> dict[str, Any]:
-        from infra.origin import Origin, Site
         from pipelines.acquire.report import REPORT_FILE, write_report
         from pipelines.acquire.shard import acquire_shard
         from pipelines.distribute import for_each

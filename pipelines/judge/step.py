@@ -9,7 +9,7 @@ from pydantic import Field
 
 from filters.policy import Policy, PolicyError
 from infra.shards import write_parquet
-from pipelines.step import Context, Resources, Step, StepConfig, input_of, package_file
+from pipelines.step import Context, Resources, Step, StepConfig, file_beside_recipe, input_of, package_file
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
@@ -25,7 +25,7 @@ class Fractions(StepConfig):
 class JudgeConfig(StepConfig):
     """Which policy decides, how what is kept is split, and what the report is compared with.
 
-    `policy`: a file, absolute, in the current folder, or in the packages.  `truth`: a site's own record of
+    `policy`: a file beside the recipe, in the current folder, or in the packages.  `truth`: a site's record of
     what is wrong with each URL; only the report reads it.  `notes` are printed in the report as they are.
     """
 
@@ -33,7 +33,7 @@ class JudgeConfig(StepConfig):
     annotation: str = input_of("annotation")
     clusters: str = input_of("clusters")
     truth: str | None = input_of("urls", optional=True)
-    policy: str = "filters/policies/demo.yaml"
+    policy: str = file_beside_recipe("filters/policies/demo.yaml")
     split: Fractions = Fractions()
     seed: int = 0
     keep_duplicates: bool = False

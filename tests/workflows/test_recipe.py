@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from workflows.plan import address_of
 from workflows.recipe import load_recipe
 from workflows.recipe_file import read_recipe
 from workflows.refusal import Refusal
@@ -19,6 +20,29 @@ steps:
   twice: {kind: double, numbers: "${steps.numbers}"}
 resources:
   twice: {workers: 2}
+"""
+
+POLICY = """
+schema_version: 1
+name: mine
+version: 1
+owner: me
+rules:
+  - name: blurred
+    category: size
+    action: drop
+    when: {{score: image_min_side, below: {limit}}}
+"""
+JUDGING = """
+schema_version: 1
+name: judging
+steps:
+  judge:
+    kind: judge
+    corpus: ${artifact:corpus/00112233445566778899}
+    annotation: ${artifact:annotation/00112233445566778899}
+    clusters: ${artifact:clusters/00112233445566778899}
+    policy: mine.yaml
 """
 
 
@@ -161,3 +185,19 @@ def test_the_resolved_recipe_is_a_recipe_of_the_same_identity(tmp_path: Path) ->
     again = tmp_path / "again.yaml"
     again.write_text(yaml.safe_dump(recipe.resolved()))
     assert load_recipe(again).run_id() == recipe.run_id()
+
+
+def test_a_file_beside_the_recipe_is_found_there_and_its_place_enters_no_digest(tmp_path: Path) -> None:
+    """The same policy in another folder is the same step; another policy is not."""
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    recipes = []
+    for folder, limit in zip(folders, (0.5, 0.5, 0.6), strict=True):
+        folder.mkdir()
+        (folder / "mine.yaml").write_text(POLICY.format(limit=limit))
+        (folder / "r.yaml").write_text(JUDGING)
+        recipes.append(load_recipe(folder / "r.yaml"))
+    config = recipes[0].node("judge").config
+    assert config.model_dump()["policy"] == str(folders[0] / "mine.yaml")
+    first, moved, changed = (address_of(recipe.node("judge"), {}) for recipe in recipes)
+    assert first == moved != changed
+    assert recipes[0].run_id() == recipes[1].run_id() != recipes[2].run_id()

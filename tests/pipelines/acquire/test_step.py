@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import socket
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ from infra.shards import read_tar
 from infra.store import Artifact
 from pipelines.acquire.report import REPORT_FILE
 from pipelines.acquire.states import State
+from pipelines.acquire.step import Acquire
 from pipelines.demo.site import TRUTH_FILE
 from pipelines.step import input_kinds
 from tests.small_crawl import acquire, acquire_config, files_of, free_port, make_site
@@ -115,6 +117,15 @@ def test_no_private_address_is_fetched_unless_allowed(
     corpus = acquire(tmp_path, site, closed)
     assert corpus.rows.reasons == {"private_address": corpus.rows.total}
     assert all(list(read_tar(corpus.path / f"{shard.name}.tar")) == [] for shard in corpus.shards)
+
+
+def test_a_taken_port_is_told_before_the_run(crawl: tuple[Artifact, Artifact]) -> None:
+    site, _ = crawl
+    port = int(site.config["port"])
+    assert Acquire().check_inputs(acquire_config(port), {"urls": site, "serve": site}) == []
+    with socket.create_server(("127.0.0.1", port)):
+        (problem,) = Acquire().check_inputs(acquire_config(port), {"urls": site, "serve": site})
+    assert f"port {port} on 127.0.0.1 cannot be used" in problem
 
 
 def test_inputs_are_declared() -> None:
