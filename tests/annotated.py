@@ -13,6 +13,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from pipelines.aligned import ENCODER_FILE, embedding_file, metadata_file, shard
 from pipelines.annotate.config import AnnotateConfig, AnnotateResources
 from pipelines.annotate.step import Annotate
 from pipelines.deduplicate import Deduplicate, DeduplicateConfig
-from tests.small_crawl import FatalProgress, run_step
+from tests.small_crawl import run_step
 from tests.tiny import emoji_images
 
 SHARD_SIZE, COUNT = 8, 24
@@ -171,6 +173,19 @@ def paired_annotation(
         write_parquet(files[name], pa.table(columns))
         draft.commit_shard(shard, files, Rows(total=len(rows), kept=len(rows)))
     return finish(draft, step={"kind": "p", "version": 1, "config": {}}, inputs={}, summary={}, seconds=0.0)
+
+
+class FatalProgress(Progress):
+    """Kills its own process, with another shard under way, once `samples` are done."""
+
+    def __init__(self, samples: int) -> None:
+        super().__init__("fatal", quiet=True)
+        self.samples = samples
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        super().advance(count, note)
+        if self.done >= self.samples:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

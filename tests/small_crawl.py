@@ -1,13 +1,11 @@
 """A small site and its acquisition: the real steps, 60 rows, every kind of trouble.
 
-Run as a module it acquires in a process of its own and kills itself (-9) once it has heard of so many rows:
-`python -m tests.small_crawl ROOT PORT ROWS`.
+Run as a module it acquires in a process of its own, for tests that kill it: `python -m tests.small_crawl ROOT
+PORT`.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -91,19 +89,6 @@ def acquire(root: Path, site: Artifact, config: AcquireConfig, progress: Progres
     return run_step(root, Acquire(), config, inputs, resources=resources, progress=progress)
 
 
-class FatalProgress(Progress):
-    """Kills its own process, with another shard under way, once `rows` are done."""
-
-    def __init__(self, rows: int) -> None:
-        super().__init__("fatal", quiet=True)
-        self.rows = rows
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        super().advance(count, note)
-        if self.done >= self.rows:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 def files_of(artifact: Artifact) -> dict[str, bytes]:
     """Every file of an artifact but those with times in them."""
     return {
@@ -114,5 +99,5 @@ def files_of(artifact: Artifact) -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
-    root, port, rows = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    acquire(root, make_site(root, port), acquire_config(port), FatalProgress(rows))
+    root, port = Path(sys.argv[1]), int(sys.argv[2])
+    acquire(root, make_site(root, port), acquire_config(port))

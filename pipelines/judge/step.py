@@ -25,8 +25,9 @@ class Fractions(StepConfig):
 class JudgeConfig(StepConfig):
     """Which policy decides, how what is kept is split, and what the report is compared with.
 
-    `policy`: a file beside the recipe, in the current folder, or in the packages.  `truth`: a site's record of
-    what is wrong with each URL; only the report reads it.  `notes` are printed in the report as they are.
+    `policy`: a file beside the recipe, in the current folder, or in the packages.  `truth`: a site's own
+    record of what is wrong with each URL; only the report reads it.  `notes` are printed in the report as
+    they are.
     """
 
     corpus: str = input_of("corpus")
