@@ -29,6 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak-table", type=Path, default=None, help="write a dated table of results here")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several test processes a folder stays together: its modules share fixtures and a Ray instance."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        item.add_marker(pytest.mark.xdist_group(folder))
+
+
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root that holds the tiny artifacts; read-only by agreement."""
@@ -69,7 +76,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     path: Path | None = session.config.getoption("--soak-table")
-    if path is None:
+    if path is None or hasattr(session.config, "workerinput"):  # one of several test processes
         return
     lines = [
         "# Soak: the whole fault and parity matrix",
