@@ -19,6 +19,7 @@ from infra.shards import Sample, sample_key, shard_name, write_parquet, write_ta
 from infra.store import Draft, Rows
 from pipelines.acquire.config import AcquireConfig, AcquireResources
 from pipelines.acquire.decode import ImageRefusedError, Picture, exif_json, process_image
+from pipelines.acquire.facts import facts_file, write_facts
 from pipelines.acquire.states import State
 
 # img2dataset's order and types; the input's columns stand before these.
@@ -46,13 +47,18 @@ class ShardJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowResult:
-    """Where a row ended, with its picture if it has one.  Every other field enters the row's metadata."""
+    """Where a row ended, with its picture if it has one.
+
+    `content_type` and `fetched_bytes` enter the shard's facts, every other field the row's metadata.
+    """
 
     state: State
     message: str | None = None
     picture: Picture | None = None
     sha256: str | None = None
     exif: str | None = None
+    content_type: str | None = None
+    fetched_bytes: int | None = None
 
 
 def acquire_shard(job: ShardJob) -> Rows:
@@ -60,13 +66,18 @@ def acquire_shard(job: ShardJob) -> Rows:
     cv2.setNumThreads(1)  # parallelism is across shards and decode threads
     name = shard_name(job.index)
     rows: list[dict[str, Any]] = []
-    tar, table = job.draft.temporary(f"{name}.tar"), job.draft.temporary(f"{name}.parquet")
-    write_tar(tar, _samples(job, rows))
-    write_parquet(table, pa.Table.from_pylist(rows, schema=output_schema(job.table.schema, job.config)))
+    facts: list[dict[str, Any]] = []
+    final = {suffix: f"{name}.{suffix}" for suffix in ("tar", "parquet")} | {"facts": facts_file(name)}
+    files = {kind: job.draft.temporary(file) for kind, file in final.items()}
+    write_tar(files["tar"], _samples(job, rows, facts))
+    write_facts(files["facts"], facts)
+    write_parquet(
+        files["parquet"], pa.Table.from_pylist(rows, schema=output_schema(job.table.schema, job.config))
+    )
     states = Counter(str(row["status"]) for row in rows)
     kept = states.pop(str(State.OK), 0)
     account = Rows(total=job.table.num_rows, kept=kept, failed=sum(states.values()), reasons=dict(states))
-    job.draft.commit_shard(name, {f"{name}.tar": tar, f"{name}.parquet": table}, account)
+    job.draft.commit_shard(name, {final[kind]: path for kind, path in files.items()}, account)
     return account
 
 
@@ -88,8 +99,8 @@ def fetch_policy(config: AcquireConfig) -> FetchPolicy:
     )
 
 
-def _samples(job: ShardJob, rows: list[dict[str, Any]]) -> Iterator[Sample]:
-    """Samples of the shard in key order; appends every row's metadata to `rows` on the way."""
+def _samples(job: ShardJob, rows: list[dict[str, Any]], facts: list[dict[str, Any]]) -> Iterator[Sample]:
+    """Samples of the shard in key order; appends every row's metadata and facts on the way."""
     with asyncio.Runner() as runner, ThreadPoolExecutor(job.resources.decode_threads) as decoders:
         results = _results(job, decoders)
         inputs = iter(job.table.to_pylist())
@@ -98,6 +109,9 @@ def _samples(job: ShardJob, rows: list[dict[str, Any]]) -> Iterator[Sample]:
             key = sample_key(job.index, position, job.config.shard_size)
             row = _metadata(next(inputs), key, result, job.config)
             rows.append(row)
+            facts.append(
+                {"key": key, "content_type": result.content_type, "fetched_bytes": result.fetched_bytes}
+            )
             if result.picture is not None:
                 yield Sample(
                     key=key,
@@ -133,16 +147,18 @@ async def _acquire(url: str | None, fetcher: Fetcher, decoders: Executor, config
 
 
 def _decode(body: bytes, content_type: str, config: AcquireConfig) -> RowResult:
+    fetched: dict[str, Any] = {"content_type": content_type, "fetched_bytes": len(body)}
     try:
         picture = process_image(body, config.image)
     except ImageRefusedError as error:
         message = f"{error} ({content_type})" if error.state is State.NOT_AN_IMAGE else str(error)
-        return RowResult(state=error.state, message=message)
+        return RowResult(state=error.state, message=message, **fetched)
     return RowResult(
         state=State.OK,
         picture=picture,
         sha256=hashlib.sha256(body).hexdigest(),
         exif=exif_json(body) if config.extract_exif else None,
+        **fetched,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -34,7 +35,7 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
 
     kind = "acquire"
     produces = "corpus"
-    version = 1
+    version = 2
     Config = AcquireConfig
     Resources = AcquireResources
 
@@ -76,7 +77,7 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
         return Estimate(rows=rows, disk_bytes=rows * BYTES_PER_ROW, seconds=rows / ROWS_PER_SECOND)
 
     def run(self, context: Context[AcquireConfig, AcquireResources]) -> dict[str, Any]:
-        from pipelines.acquire.report import REPORT_FILE, write_report
+        from pipelines.acquire.report import PAGE_FILE, REPORT_FILE, write_report
         from pipelines.acquire.shard import acquire_shard
         from pipelines.distribute import for_each
 
@@ -84,6 +85,7 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
         committed = context.draft.committed()
         done = sum(record.rows.total for record in committed.values())
         context.progress.start(rows, done=done)
+        before, began = done, time.monotonic()
         with ExitStack() as stack:
             if "serve" in context.inputs and done < rows:
                 stack.enter_context(Origin(Site.open(context.inputs["serve"].path)))
@@ -94,8 +96,12 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
                 num_cpus=context.resources.cpus_per_shard,
             ):
                 context.progress.advance(account.total)
+                done += account.total
+                rate = (done - before) / (time.monotonic() - began)
+                context.journal.metrics({"rows_done": done, "rows_per_s": rate}, step=done)
         summary = write_report(context.draft)
-        context.journal.artifact(context.draft.path / REPORT_FILE)
+        for file in (REPORT_FILE, PAGE_FILE):
+            context.journal.artifact(context.draft.path / file, "acquire")
         return summary
 
 

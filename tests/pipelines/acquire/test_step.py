@@ -10,13 +10,14 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from infra.shards import read_tar
 from infra.store import Artifact
-from pipelines.acquire.report import REPORT_FILE
+from pipelines.acquire.report import PAGE_FILE, REPORT_FILE, Tally
 from pipelines.acquire.states import State
 from pipelines.acquire.step import Acquire
 from pipelines.demo.site import TRUTH_FILE
@@ -77,7 +78,29 @@ def test_rows_are_accounted_for_in_shards_manifest_and_report(crawl: tuple[Artif
     assert report["success_share"] == pytest.approx(corpus.rows.kept / corpus.rows.total, abs=1e-6)
     (worst,) = report["worst_hosts"]
     assert worst["failed"] == corpus.rows.failed
+    types = {group["name"]: group for group in report["content_types"]}
+    assert sum(sum(group["states"].values()) for group in types.values()) == corpus.rows.total
+    assert types["text/html"]["states"] == {"not_an_image": states["not_an_image"]}
+    assert report["shorter_side"]["n"] == corpus.rows.kept < report["fetched_bytes"]["n"]
+    page = (corpus.path / PAGE_FILE).read_text()
+    assert f'<td>timeout</td><td class="n">{states["timeout"]}</td>' in page
     assert corpus.summary["state_timeout"] == states["timeout"]
+
+
+def test_hosts_that_are_held_do_not_grow_with_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worst host stays counted when thousands of others come and go."""
+    monkeypatch.setattr("pipelines.acquire.report.HOSTS_HELD", 100)
+    tally = Tally()
+    for shard in range(50):
+        urls = ["http://bad.example/x"] * 3 + [f"http://{shard}-{i}.example/x" for i in range(20)]
+        sizes = pa.array([100] * len(urls), pa.int32())
+        status = ["gone"] * 3 + ["success"] * 20
+        rows = {"url": urls, "status": status, "error_message": ["no"] * 3 + [None] * 20}
+        tally.add(pa.table(rows | {"original_width": sizes, "original_height": sizes}), None, 10)
+        assert len(tally.hosts) <= 120
+    report = tally.report()
+    assert report["worst_hosts"] == [{"name": "bad.example", "failed": 150, "states": {"gone": 150}}]
+    assert report["worst_hosts_are_estimates"] and report["rows"] == 50 * 23
 
 
 def test_a_stored_sample_is_the_served_one(crawl: tuple[Artifact, Artifact]) -> None:
