@@ -42,7 +42,7 @@ soak: $(STAMP) ## the whole fault and parity matrix; writes its dated table into
 	$(BIN)/python -m pytest tests -m "soak or not soak" --soak-table docs/soak.md
 
 bench: $(STAMP) ## every benchmark; the last line of each is one JSON object
-	@for f in tests/benchmarks/[a-z]*.py; do $(BIN)/python -m tests.benchmarks.$$(basename $$f .py) --json || exit 1; done
+	@for f in $$(grep -l __main__ tests/benchmarks/*.py); do $(BIN)/python -m tests.benchmarks.$$(basename $$f .py) --json || exit 1; done
 
 lock: $(STAMP) ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra demo --extra interop --extra dev --universal --python-version 3.11 \

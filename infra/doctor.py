@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from infra.machine import available_memory_bytes, free_disk_bytes, root_problem
+from infra.machine import available_memory_bytes, folder_problem, free_disk_bytes
 from infra.mlflow_client import tracking_uri, without_password
 
 PYTHON = ((3, 11), (3, 13))
@@ -203,7 +203,7 @@ def _memory() -> list[Finding]:
 
 
 def _disk(root: Path) -> Finding:
-    if problem := root_problem(root):
+    if problem := folder_problem(root):
         return Finding(name="root", state="missing", detail=problem, fix="unclip doctor --root DIR")
     free = free_disk_bytes(root)
     if free < DISK_BYTES:

@@ -7,17 +7,18 @@ import shutil
 from pathlib import Path
 
 
-def root_problem(root: Path) -> str | None:
-    """Why `root` cannot be written, in words, or None.  Writes nothing itself."""
-    existing = root.absolute()
+def folder_problem(folder: Path, option: str = "--root") -> str | None:
+    """Why nothing can be written to `folder`, which need not exist yet, or None.  Writes nothing itself."""
+    existing = folder.absolute()
     while not existing.exists():
         existing = existing.parent
+    where = f"{option} {folder}: {existing}"
     if not existing.is_dir():
-        return f"root {root}: {existing} is a file, not a folder; choose another --root"
+        return f"{where} is a file, not a folder; choose another"
     if not os.access(existing, os.W_OK | os.X_OK) or os.statvfs(existing).f_flag & os.ST_RDONLY:
-        return f"root {root}: {existing} cannot be written by this user; choose another --root"
+        return f"{where} cannot be written by this user; choose another"
     if shutil.disk_usage(existing).total == 0:  # /proc and /sys grant access but hold no files
-        return f"root {root}: {existing} is no file system that holds files; choose another --root"
+        return f"{where} is no file system that holds files; choose another"
     return None
 
 

@@ -54,7 +54,7 @@ class Mark:
     params: list[str] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     artifacts: list[str] = field(default_factory=list)
-    model_version: str = ""
+    model_versions: dict[str, str] = field(default_factory=dict)
     in_flight: bool = False
 
     @staticmethod
@@ -254,8 +254,8 @@ class TrackedRun:
         """Register the run's model artifact under `name`, once for its content."""
         from infra.model_registry import register_model
 
-        if not self.mark.model_version:
-            self.mark.model_version = register_model(
+        if name not in self.mark.model_versions:
+            self.mark.model_versions[name] = register_model(
                 artifact_dir, tracking_uri=self._server.uri, run_id=self.run_id, name=name, content=content
             )
             self.mark.save(self._path)

@@ -254,7 +254,8 @@ def finish(
     `step` holds `kind`, `version`, `config` and `identity`.  `rows` is the account of an artifact without
     shards; with shards the account is the sum of theirs.
     """
-    shards = [draft.committed()[name] for name in sorted(draft.committed())]
+    committed = draft.committed()
+    shards = [committed[name] for name in sorted(committed)]
     total = NO_ROWS
     for record in shards:
         total = total + record.rows
@@ -294,6 +295,13 @@ def finish(
     draft.write_bytes("manifest.json", _json_bytes(manifest))
     shutil.rmtree(draft.path / WORK, ignore_errors=True)
     return Artifact.open(draft.path)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a small file so that a reader, or a crash, never finds half of it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    commit_file(temporary, path)
 
 
 def commit_file(temporary: Path, final: Path) -> None:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 Picture = UInt8[np.ndarray, "h w 3"]
 
 
+class GenerateError(ValueError):
+    """A prompt or a setting that the model does not take."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
     """A loaded model with its text encoder."""
@@ -46,7 +50,8 @@ class Sampler:
         """Read a model folder and the encoder it was trained with.
 
         guidance: of the decoder, instead of the model's own.  steps: of prior and decoder, likewise.
-        Raises `CascadeError` where the folder is no model or the installed encoder is another one.
+        Raises `CascadeError` where the folder is no model or the installed encoder is another one,
+        `GenerateError` for settings that cannot be sampled with.
         """
         import torch
 
@@ -71,21 +76,27 @@ class Sampler:
                 f"{model_dir} was trained on embeddings of another encoder {cascade.encoder!r} than the one "
                 f"installed: {', '.join(different)} differ"
             )
-        sampling = _override(cascade.sampling, guidance=guidance, steps=steps)
+        try:
+            sampling = _override(cascade.sampling, guidance=guidance, steps=steps)
+        except ValueError as error:
+            raise GenerateError(str(error)) from error
         return Sampler(cascade=cascade, encoder=encoder, sampling=sampling)
 
     def check(self, prompt: str) -> None:
-        """Raises `ValueError` on an empty prompt, or one longer than the model's context."""
+        """Raises `GenerateError` on an empty prompt, or one longer than the model's context."""
         from pipelines.train.tokens import tokenize_prompts
 
         if not prompt.strip():
-            raise ValueError("the prompt is empty; describe the picture")
-        tokenize_prompts([prompt], self.cascade.context, self.cascade.vocab_size)
+            raise GenerateError("the prompt is empty; describe the picture")
+        try:
+            tokenize_prompts([prompt], self.cascade.context, self.cascade.vocab_size)
+        except ValueError as error:
+            raise GenerateError(str(error)) from error
 
     def sample(self, prompt: str, *, count: int, seed: int, first: int = 0) -> list[list[Picture]]:
         """Pictures `first` to `first + count` of the prompt: each a list by stage, the last the largest.
 
-        Raises `ValueError` as `check` does.
+        Raises `GenerateError` as `check` does.
         """
         import torch
 
@@ -129,12 +140,13 @@ def generate(
 ) -> list[Path]:
     """Write `n` pictures of each prompt to `out_dir`, and `grid.png` of all; returns the paths, grid last.
 
-    Raises `ValueError` for a prompt that is empty or too long, `CascadeError` for a folder that is no model.
+    Raises `GenerateError` for a prompt that is empty or too long, `CascadeError` for a folder that is no
+    model.
     """
     from PIL import Image
 
     if n < 1 or not prompts:
-        raise ValueError(f"nothing to generate: {len(prompts)} prompts, {n} pictures of each")
+        raise GenerateError(f"nothing to generate: {len(prompts)} prompts, {n} pictures of each")
     sampler = Sampler.load(model_dir, guidance=guidance, steps=steps)
     for prompt in prompts:
         sampler.check(prompt)

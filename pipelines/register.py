@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from infra.model_registry import EXAMPLE_FILE, LOADER_FILE
 from infra.store import Artifact, Rows
@@ -54,8 +54,8 @@ class RegisterConfig(StepConfig):
     upsampler_256: str | None = input_of("upsampler", optional=True)
     upsampler_1024: str | None = input_of("upsampler", optional=True)
 
-    require: dict[str, Bound] = Field(default_factory=dict)
-    """Thresholds on the evaluation's summary, `upsampler_256_psnr_db_gain: {min: 0}`; empty: none."""
+    require: dict[str, Bound] | None = None
+    """Thresholds on the evaluation's summary, `upsampler_256_psnr_db_gain: {min: 0}`; null: none."""
     example_prompt: str = "a red heart"
     attribution: str = ""
     """Of the corpus's images; goes into the model card."""
@@ -82,7 +82,7 @@ class Register(Step[RegisterConfig, Resources]):
         from pipelines.cascade_io import compose, open_stage
 
         inputs, config = context.inputs, context.config
-        require(inputs["evaluation"].summary, config.require)
+        require(inputs["evaluation"].summary, config.require or {})
         _same_stages(inputs)
         stages = [
             open_stage(inputs[name].path) for name in ("prior", "decoder", *UPSAMPLERS) if name in inputs

@@ -51,8 +51,8 @@ class Node:
 
     @property
     def needs(self) -> list[str]:
-        """Names of the steps whose artifacts it takes."""
-        return [r.name for r in self.inputs.values() if isinstance(r, StepReference)]
+        """Names of the steps whose artifacts it takes, each once."""
+        return list(dict.fromkeys(r.name for r in self.inputs.values() if isinstance(r, StepReference)))
 
 
 def parse_reference(text: str) -> Reference | str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from infra.machine import available_memory_bytes, free_disk_bytes, root_problem
+from infra.machine import available_memory_bytes, folder_problem, free_disk_bytes
 from infra.store import SHARDS, WORK, Artifact, Store
 from pipelines.step import Estimate, step_address
 from workflows.graph import ArtifactReference, Node, Reference, StepReference, with_descendants
@@ -212,7 +212,7 @@ def _measured(artifact: Artifact) -> Estimate:
 
 def _machine_problems(plan: Plan) -> list[str]:
     """What speaks against the root and the machine, as far as something is to run."""
-    if problem := root_problem(plan.root):
+    if problem := folder_problem(plan.root):
         return [problem]
     if not plan.to_run:
         return []

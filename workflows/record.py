@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 RunState = Literal["running", "done", "failed", "interrupted"]
 StepState = Literal["pending", "running", "done", "memoised", "failed", "interrupted", "skipped"]
 
@@ -50,6 +52,7 @@ class RunRecord:
     model_name: str = ""
     state: RunState = "running"
     pid: int = 0
+    born: float = 0.0
     host: str = ""
     executions: int = 1
     started_ms: int = 0
@@ -62,7 +65,10 @@ class RunRecord:
     @property
     def alive(self) -> bool:
         """Whether the process that wrote `running` is still there (on this host, as far as one can see)."""
-        return self.state == "running" and (self.host != socket.gethostname() or _exists(self.pid))
+        if self.state != "running":
+            return False
+        # The moment it was born tells the process from a later one with its number.
+        return self.host != socket.gethostname() or process_born(self.pid) == self.born
 
     def save(self, root: Path) -> None:
         path = run_folder(root, self.id) / "run.json"
@@ -105,11 +111,9 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def _exists(pid: int) -> bool:
+def process_born(pid: int) -> float:
+    """When the process with this number was started, in seconds since the epoch; 0 where there is none."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        return psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return 0.0

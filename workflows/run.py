@@ -205,6 +205,7 @@ def _new_record(plan: Plan, run_id: str) -> RunRecord:
         description=plan.recipe.description,
         model_name=plan.recipe.model_name,
         pid=os.getpid(),
+        born=process_born(os.getpid()),
         host=socket.gethostname(),
         executions=before.executions + 1 if before else 1,
         started_ms=now_ms(),

@@ -22,7 +22,7 @@ from infra.digests import digest_of
 from infra.journal_tail import JournalTail
 from infra.locks import root_lock
 from infra.mlflow_client import MetricPoint, MlflowServer, TrackedRun, tracking_uri
-from infra.store import Artifact
+from infra.store import Artifact, write_atomically
 from workflows.record import ENDED_STATES, RunRecord, StepRecord, all_records, load_record, run_folder
 
 EVERY_S = 2.0
@@ -89,7 +89,7 @@ class Uploader:
         if state != "running":
             parent.status(STATUS[state], record.ended_ms)
             stamps = _stamps(self.root, self.server.uri) | {record.id: stamp}
-            _stamps_path(self.root, self.server.uri).write_text(json.dumps(stamps))
+            write_atomically(_stamps_path(self.root, self.server.uri), json.dumps(stamps).encode())
 
     def _send_step(
         self, step: StepRecord, parent: TrackedRun, record: RunRecord, *, killed: bool
@@ -168,13 +168,9 @@ def follow(root: Path, run_id: str | None, parent_pid: int | None) -> int:
             uploader = uploader or Uploader(root, _connect(root, uri))
             if record is not None:
                 uploader.send(record)
-            if ended:
-                for other in all_records(root):
-                    if other.id in unsent(root, uri) and not other.alive:
-                        uploader.send(other)
             _say(root, "")
             if ended:
-                return 0
+                return _send_others(root, uploader)
         except Exception as error:  # whatever MLflow, its database or the network raise must stay here
             traceback.print_exc()
             _say(root, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
@@ -182,6 +178,20 @@ def follow(root: Path, run_id: str | None, parent_pid: int | None) -> int:
             if failures >= LAST_ATTEMPTS:
                 return 1
         time.sleep(EVERY_S)
+
+
+def _send_others(root: Path, uploader: Uploader) -> int:
+    """Send the ended runs that are unsent; one that cannot be sent holds up no other.  0 if all arrived."""
+    code = 0
+    for other in all_records(root):
+        if other.id in unsent(root, uploader.server.uri) and not other.alive:
+            try:
+                uploader.send(other)
+            except Exception as error:  # an artifact moved away, or what MLflow raises
+                traceback.print_exc()
+                _say(root, f"run {other.id}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+                code = 1
+    return code
 
 
 def last_error(root: Path) -> str:
@@ -227,7 +237,7 @@ def _root_id(root: Path) -> str:
     path = root / "runs" / "root_id"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(8))
+        write_atomically(path, secrets.token_hex(8).encode())
     return path.read_text().strip()
 
 

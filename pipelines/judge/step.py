@@ -96,6 +96,8 @@ class Judge(Step[JudgeConfig, Resources]):
         report = make_report(judged, policy, inputs.get("truth"), config.notes)
         draft.write_bytes(REPORT_JSON, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
         draft.write_bytes(REPORT_HTML, render(report).encode())
+        if missed := report.get("planted", {}).get("sealed", {}).get("all", {}).get("missed"):
+            context.progress.say(f"planted captions missed, sealed half: {'; '.join(missed)}")
         for name in (REPORT_JSON, REPORT_HTML):
             context.journal.artifact(draft.path / name, "filter_report")
         return summary_of(report)

@@ -87,7 +87,12 @@ def test_run_again_does_no_work(root: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in (root / "store").rglob("*") if path.is_file()}
 
 
-def test_everything_is_tracked(root: Path) -> None:
+def files(client: Any, run: Any, folder: str | None = None) -> set[str]:
+    """Names of the files MLflow holds of a run, in one folder."""
+    return {Path(entry.path).name for entry in client.list_artifacts(run.info.run_id, folder)}
+
+
+def test_everything_is_tracked(root: Path, artifacts: dict[str, list[Artifact]]) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{root}/mlflow/mlflow.db")
@@ -97,8 +102,23 @@ def test_everything_is_tracked(root: Path) -> None:
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     assert len(parents) == 1 and len(children) == 13
     assert {run.info.status for run in runs} == {"FINISHED"}
-    names = set(parents[0].data.metrics)
-    assert any(name.startswith("evaluate/") for name in names), sorted(names)[:20]
+    steps = {run.info.run_name: run for run in children}
+    (parent,) = parents
+
+    (corpus,) = artifacts["corpus"]
+    assert parent.data.tags["unclip.corpus.acquire"] == corpus.content
+    assert parent.data.params["decoder/steps"] == steps["decoder"].data.params["steps"]
+    assert parent.data.metrics["judge/rows_total"] == corpus.rows.total
+    figures = {name for name in parent.data.metrics if name.startswith("evaluate/")}
+    assert {"evaluate/upsampler_256_psnr_db_gain", "evaluate/decoder_loss_trained"} <= figures
+    for name in ("prior", "decoder", "upsampler_256", "upsampler_1024"):
+        losses = client.get_metric_history(steps[name].info.run_id, "loss")
+        assert str(losses[-1].step) == steps[name].data.params["steps"]
+    validations = client.get_metric_history(steps["prior"].info.run_id, "validation_loss")
+    assert [point.step for point in validations] == [0, 2, 4]
+    assert {"report.html", "report.json"} <= files(client, steps["judge"], "filter_report")
+    assert {"grid.png", "evaluation.html"} <= files(client, steps["evaluate"], "evaluation")
+    assert "recipe.yaml" in files(client, parent)
     versions: list[Any] = list(client.search_model_versions("name='unclip-small'"))
     assert len(versions) == 1
 

@@ -140,6 +140,21 @@ def test_a_server_that_never_answers_costs_no_more_than_the_patience(
     assert not uploaders(tmp_path)
 
 
+def test_a_run_whose_artifact_is_gone_holds_up_no_other(tmp_path: Path) -> None:
+    lost = StepRecord(name="a", kind="count", produces="numbers", state="done", address="ab", path="/gone")
+    for number, steps in enumerate(([], [lost], [])):  # the one started last is sent first
+        record = RunRecord(id=f"{number:016}", recipe="x", state="done", started_ms=1 + number, steps=steps)
+        record.save(tmp_path)
+        (tmp_path / "runs" / record.id / "recipe.yaml").touch()
+    tracker = Tracker(tmp_path, f"{2:016}")
+    tracker.start()
+    outcome = tracker.finish()
+    assert not outcome.complete and "/gone" in outcome.problem
+    tracked = Tracked(database(tmp_path))
+    statuses = {run.data.tags["unclip.run"]: run.info.status for run in tracked.parents}
+    assert statuses[f"{0:016}"] == statuses[f"{2:016}"] == "FINISHED"
+
+
 @pytest.mark.soak
 def test_a_real_server_that_comes_back(toys: Toys) -> None:
     with socket.socket() as probe:

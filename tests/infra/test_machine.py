@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from infra.machine import available_memory_bytes, free_disk_bytes, root_problem
+from infra.machine import available_memory_bytes, folder_problem, free_disk_bytes
 from workflows.cli.main import run_cli
 
 
 def test_roots(tmp_path: Path) -> None:
-    assert root_problem(tmp_path / "new" / "deeper") is None
+    assert folder_problem(tmp_path / "new" / "deeper") is None
     assert not (tmp_path / "new").exists()
     file = tmp_path / "file"
     file.touch()
-    assert "is a file" in str(root_problem(file / "below"))
-    assert "no file system that holds files" in str(root_problem(Path("/proc/unclip")))
+    assert "is a file" in str(folder_problem(file / "below"))
+    assert "no file system that holds files" in str(folder_problem(Path("/proc/unclip")))
 
 
 def test_figures_are_plausible(tmp_path: Path) -> None:

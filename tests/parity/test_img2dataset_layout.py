@@ -108,7 +108,7 @@ def img2dataset(site: Artifact, folder: Path) -> None:
     script.write_text(code)
     with Origin(Site.open(site.path)):
         subprocess.run(
-            [sys.executable, str(script), json.dumps(settings)], check=True, capture_output=True, timeout=120
+            [sys.executable, str(script), json.dumps(settings)], check=True, capture_output=True, timeout=600
         )
 
 

@@ -35,6 +35,22 @@ def test_light_commands_import_nothing_heavy(arguments: list[str], tmp_path: Pat
     assert done.returncode == 0, done.stderr
 
 
+def test_what_cannot_be_written_or_read_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for out in (str(file / "below"), "/proc/unclip"):
+        assert run_cli(["generate", "a cat", "--out", out, "--root", str(tmp_path)]) == 2
+        assert capsys.readouterr().err.startswith(f"unclip: --out {out}: ")
+    manifest = tmp_path / "store" / "model" / "0123" / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text('{"schema": 1, ')
+    assert run_cli(["generate", "a cat", "--root", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("unclip: damaged manifest ")
+
+
 def test_ui_and_generate_say_what_to_do_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(["ui", "--root", str(tmp_path)]) == 2
     assert "nothing is tracked" in capsys.readouterr().err

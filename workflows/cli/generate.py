@@ -44,17 +44,19 @@ def generate(
     unclip generate "a red heart" -n 4 --out out/
     unclip generate "a cat face" "a yellow star" --seed 7 --guidance 3
     """
+    from infra.machine import folder_problem
     from workflows.refusal import Refusal
 
-    folder = _model_folder(model, root)
-    if out.exists() and not out.is_dir():
-        raise Refusal(f"--out {out}: is a file, not a folder")
+    if problem := folder_problem(out, "--out"):
+        raise Refusal(problem)
     for prompt in prompts:
         if not prompt.strip():
             raise Refusal("the prompt is empty; describe the picture")
+    folder = _model_folder(model, root)
 
     from infra.progress import Progress
     from pipelines.cascade_io import CascadeError
+    from pipelines.generate import GenerateError
     from pipelines.generate import generate as draw
 
     progress = Progress("generate", quiet=quiet)
@@ -69,7 +71,7 @@ def generate(
             steps=steps,
             progress=progress,
         )
-    except (CascadeError, ValueError) as error:  # a prompt too long, a folder that is no model
+    except (CascadeError, GenerateError) as error:
         raise Refusal(str(error)) from error
     for path in paths:
         click.echo(str(path))

@@ -8,6 +8,7 @@ import sys
 import click
 
 from infra.ray_session import stop_ray
+from infra.store import StoreError
 from workflows.cli.doctor import doctor
 from workflows.cli.generate import generate
 from workflows.cli.plan import plan
@@ -57,7 +58,7 @@ def run_cli(arguments: list[str]) -> int:
         return _complain(refusal.problems, 2)
     except click.ClickException as error:
         return _complain([error.format_message()], 2)
-    except StepFailed as failure:
+    except (StepFailed, StoreError) as failure:
         return _complain([str(failure)], 1)
     except (KeyboardInterrupt, click.Abort):
         return _complain(["interrupted; the same command goes on from what is committed"], 130)

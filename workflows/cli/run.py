@@ -46,12 +46,12 @@ def run(
     unclip run my.yaml --only judge --json
     """
     from infra.locks import RootBusyError, root_lock
-    from infra.machine import root_problem
+    from infra.machine import folder_problem
     from workflows.recipe import load_recipe
     from workflows.refusal import Refusal
 
     loaded = load_recipe(recipe, overrides)
-    if problem := root_problem(root):
+    if problem := folder_problem(root):
         raise Refusal(problem)
     try:
         with root_lock(root, wait=wait, on_wait=lambda holder: _say(f"waiting for {holder}", quiet)):
