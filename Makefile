@@ -6,8 +6,8 @@ UV_VERSION := 0.13.8
 VENV := .venv
 BIN := $(VENV)/bin
 ROOT ?= unclip-root
-# Half of a test run waits for processes to start: two at a time fill two cores.
-IN_TWO := --numprocesses 2 --dist loadgroup
+# Half of a test run waits for processes to start: two at a time fill two cores.  One that dies ends the run.
+IN_TWO := --numprocesses 2 --dist loadgroup --max-worker-restart 0
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup demo showcase test lint soak bench lock clean

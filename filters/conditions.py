@@ -13,8 +13,8 @@ FORMS = "{score, above}, {score, below}, {score, above, below}, {any: [...]}, {a
 class Outcome(NamedTuple):
     """Rows on which a condition holds, and the score that decided on each row."""
 
-    holds: Bool[np.ndarray, "n"]
-    score: Float[np.ndarray, "n"]
+    holds: Bool[np.ndarray, " n"]
+    score: Float[np.ndarray, " n"]
 
 
 class Condition(BaseModel):
@@ -49,7 +49,7 @@ class Condition(BaseModel):
         if self.not_ is not None:
             yield from self.not_.leaves(f"{path}.not")
 
-    def evaluate(self, columns: Mapping[str, Float[np.ndarray, "n"]]) -> Outcome:
+    def evaluate(self, columns: Mapping[str, Float[np.ndarray, " n"]]) -> Outcome:
         """Vectorised over rows.
 
         The deciding score is that of the first part of an ``any`` that holds, of the first part of an
@@ -69,7 +69,7 @@ class Condition(BaseModel):
             score = np.where(outcome.holds, outcome.score, score)
         return Outcome(holds, score)
 
-    def _compare(self, values: Float[np.ndarray, "n"]) -> Outcome:
+    def _compare(self, values: Float[np.ndarray, " n"]) -> Outcome:
         holds = np.ones(len(values), dtype=bool)
         if self.above is not None:
             holds &= values > self.above

@@ -65,7 +65,7 @@ def perceptual_pairs(
     return proposed[near]
 
 
-def hamming_pairs(hashes: UInt64[np.ndarray, "n"], max_bits: int) -> Int[np.ndarray, "pairs 2"]:
+def hamming_pairs(hashes: UInt64[np.ndarray, " n"], max_bits: int) -> Int[np.ndarray, "pairs 2"]:
     """All pairs (i < j) of 64-bit hashes at Hamming distance <= max_bits, sorted.
 
     Multi-index hashing (Norouzi et al. 2012): cut into max_bits + 1 bands, two such hashes agree in at least
@@ -106,7 +106,7 @@ def semantic_pairs(
     return np.unique(np.concatenate(found), axis=0)
 
 
-def duplicate_clusters(pairs: Int[np.ndarray, "pairs 2"], n: int) -> Int[np.ndarray, "n"]:
+def duplicate_clusters(pairs: Int[np.ndarray, "pairs 2"], n: int) -> Int[np.ndarray, " n"]:
     """Cluster of each of n rows: the smallest row that pairs connect it to, or itself."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -121,8 +121,8 @@ def duplicate_clusters(pairs: Int[np.ndarray, "pairs 2"], n: int) -> Int[np.ndar
 
 
 def kept_copies(
-    clusters: Int[np.ndarray, "n"], areas: Int[np.ndarray, "n"], keys: Sequence[str]
-) -> Bool[np.ndarray, "n"]:
+    clusters: Int[np.ndarray, " n"], areas: Int[np.ndarray, " n"], keys: Sequence[str]
+) -> Bool[np.ndarray, " n"]:
     """True for the one row that each cluster keeps: the largest image, then the smallest key."""
     order = np.lexsort((np.asarray(keys, dtype=str), -np.asarray(areas, dtype=np.int64), clusters))
     ordered = clusters[order]
@@ -135,7 +135,7 @@ def _packed(bits: Bool[np.ndarray, "8 8"]) -> np.uint64:
     return np.packbits(bits.ravel()).view(">u8").astype(np.uint64)[0]
 
 
-def _kmeans(unit: Float[np.ndarray, "n d"], clusters: int, seed: int) -> Int[np.ndarray, "n"]:
+def _kmeans(unit: Float[np.ndarray, "n d"], clusters: int, seed: int) -> Int[np.ndarray, " n"]:
     if clusters < 2 or len(unit) <= clusters:
         return np.zeros(len(unit), dtype=np.int64)
     from sklearn.cluster import MiniBatchKMeans
@@ -144,7 +144,7 @@ def _kmeans(unit: Float[np.ndarray, "n d"], clusters: int, seed: int) -> Int[np.
     return model.fit_predict(unit).astype(np.int64)
 
 
-def _groups(values: np.ndarray) -> Iterator[Int[np.ndarray, "m"]]:
+def _groups(values: np.ndarray) -> Iterator[Int[np.ndarray, " m"]]:
     """Rows that share a value, for each value that more than one row has."""
     order = np.argsort(values, kind="stable")
     borders = np.flatnonzero(np.diff(values[order])) + 1
@@ -153,7 +153,7 @@ def _groups(values: np.ndarray) -> Iterator[Int[np.ndarray, "m"]]:
             yield rows
 
 
-def _block_pairs(rows: Int[np.ndarray, "m"]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _block_pairs(rows: Int[np.ndarray, " m"]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of blocks that cover every pair of rows, in bounded memory."""
     for i in range(0, len(rows), _BLOCK):
         for j in range(i, len(rows), _BLOCK):

@@ -30,7 +30,7 @@ class EmbeddingSimilarity:
     def identity(self) -> dict[str, Any]:
         return {}
 
-    def score(self, samples: Samples) -> dict[str, Float[np.ndarray, "n"]]:
+    def score(self, samples: Samples) -> dict[str, Float[np.ndarray, " n"]]:
         """A zero or non-finite embedding has no direction: NaN, which `checked_scores` refuses."""
         image, text = samples.image_embeddings, samples.text_embeddings
         assert image is not None and text is not None, "checked_scores checks needs"
@@ -41,7 +41,7 @@ class EmbeddingSimilarity:
         return {"image_text_cosine": cosine_rows(image, text)}
 
 
-def cosine_rows(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n"]:
+def cosine_rows(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
     """Row-wise cosine in [-1, 1], summed in float64; NaN where a row is zero or not finite."""
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(a64, axis=1) * np.linalg.norm(b64, axis=1)

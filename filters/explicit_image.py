@@ -65,13 +65,13 @@ class ExplicitImage:
             "batch_size": self.batch_size,
         }
 
-    def score(self, samples: Samples) -> dict[str, Float[np.ndarray, "n"]]:
+    def score(self, samples: Samples) -> dict[str, Float[np.ndarray, " n"]]:
         assert samples.images is not None, "checked_scores checks needs"
         starts = range(0, len(samples), self.batch_size)
         parts = [self._explicit(samples.images[start : start + self.batch_size]) for start in starts]
         return {"explicit_image": np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)}
 
-    def _explicit(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Float[np.ndarray, "b"]:
+    def _explicit(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Float[np.ndarray, " b"]:
         pixels = np.stack([preprocess(image, self.jpeg_round_trip) for image in images])
         (probabilities,) = self._session.run(None, {self._input: pixels})
         # Columns: safe, explicit.  A softmax in float32 may end a rounding step above 1.

@@ -36,7 +36,7 @@ class CaptionGeometry:
     def identity(self) -> dict[str, Any]:
         return {}
 
-    def score(self, samples: Samples) -> dict[str, Float[np.ndarray, "n"]]:
+    def score(self, samples: Samples) -> dict[str, Float[np.ndarray, " n"]]:
         assert samples.captions is not None, "checked_scores checks needs"
         captions = [unicodedata.normalize("NFC", caption).strip() for caption in samples.captions]
         return {
@@ -69,7 +69,7 @@ class ImageGeometry:
     def identity(self) -> dict[str, Any]:
         return {}
 
-    def score(self, samples: Samples) -> dict[str, Float[np.ndarray, "n"]]:
+    def score(self, samples: Samples) -> dict[str, Float[np.ndarray, " n"]]:
         assert samples.images is not None, "checked_scores checks needs"
         sides = np.array([image.shape[:2] for image in samples.images], dtype=np.float32).reshape(-1, 2)
         height, width = sides[:, 0], sides[:, 1]

@@ -53,7 +53,7 @@ class LexiconCaption:
     def identity(self) -> dict[str, Any]:
         return {"languages": list(self.languages), "files": self._digests, "normalise": NORMALISE_VERSION}
 
-    def score(self, samples: Samples) -> dict[str, Float[np.ndarray, "n"]]:
+    def score(self, samples: Samples) -> dict[str, Float[np.ndarray, " n"]]:
         assert samples.captions is not None, "checked_scores checks needs"
         scores = score_views(samples.captions, self._score_texts, len(SCORES))
         return {name: scores[:, i] for i, name in enumerate(SCORES)}

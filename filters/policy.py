@@ -180,7 +180,7 @@ class Policy(BaseModel):
             for i, (rule, matched) in enumerate(zip(self.rules, judged.matched, strict=True))
         ]
 
-    def _judge(self, scores: pa.Table, ok: Bool[np.ndarray, "n"]) -> _Judgement:
+    def _judge(self, scores: pa.Table, ok: Bool[np.ndarray, " n"]) -> _Judgement:
         columns = self._columns(scores, ok)
         deciding = np.full(len(scores), -1)
         score = np.full(len(scores), np.nan)
@@ -196,7 +196,7 @@ class Policy(BaseModel):
             weight[holds] *= 1.0 if self.rules[i].weight is None else self.rules[i].weight
         return _Judgement(deciding, score, weight, matched)
 
-    def _columns(self, scores: pa.Table, ok: Bool[np.ndarray, "n"]) -> dict[str, Float[np.ndarray, "n"]]:
+    def _columns(self, scores: pa.Table, ok: Bool[np.ndarray, " n"]) -> dict[str, Float[np.ndarray, " n"]]:
         self._refuse_unknown(set(scores.column_names) - {"key", "status"})
         columns = {}
         for name in self.score_names():
@@ -226,7 +226,7 @@ class Policy(BaseModel):
             yield from rule.when.leaves(f"rules[{i}].when")
 
 
-def _succeeded(scores: pa.Table) -> Bool[np.ndarray, "n"]:
+def _succeeded(scores: pa.Table) -> Bool[np.ndarray, " n"]:
     if "status" not in scores.column_names:
         return np.ones(len(scores), dtype=bool)
     return pc.fill_null(pc.equal(scores["status"], SUCCESS), False).to_numpy()

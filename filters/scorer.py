@@ -78,7 +78,7 @@ class Scorer(Protocol):
         """JSON-able facts that can change the scores: weight digests, word-list digests, options."""
         ...
 
-    def score(self, samples: Samples) -> dict[str, Float[np.ndarray, "n"]]:
+    def score(self, samples: Samples) -> dict[str, Float[np.ndarray, " n"]]:
         """float32 scores by name, one array of n for each of ``specs``."""
         ...
 
@@ -87,7 +87,7 @@ class ScoreError(ValueError):
     """A scorer broke its contract, or was given samples without what it needs."""
 
 
-def checked_scores(scorer: Scorer, samples: Samples) -> dict[str, Float[np.ndarray, "n"]]:
+def checked_scores(scorer: Scorer, samples: Samples) -> dict[str, Float[np.ndarray, " n"]]:
     """The scorer's scores in the order of its specs, held to their declared names, shape and range.
 
     Raises ScoreError naming the scorer, the score and the first bad key.

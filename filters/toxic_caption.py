@@ -65,7 +65,7 @@ class ToxicCaption:
     def identity(self) -> dict[str, Any]:
         return {"weights": WEIGHTS_SHA256, "tokenizer": TOKENIZER_SHA256, "normalise": NORMALISE_VERSION}
 
-    def score(self, samples: Samples) -> dict[str, Float[np.ndarray, "n"]]:
+    def score(self, samples: Samples) -> dict[str, Float[np.ndarray, " n"]]:
         assert samples.captions is not None, "checked_scores checks needs"
         probabilities = score_views(samples.captions, self.probabilities, len(LABELS))
         return {f"toxic_{label}": probabilities[:, i] for i, label in enumerate(LABELS)}

@@ -48,12 +48,12 @@ class Decoder(nn.Module):
     def forward(
         self,
         x_t: Float[Tensor, "B 3 H W"],
-        t: Int[Tensor, "B"],
+        t: Int[Tensor, " B"],
         image_embedding: Float[Tensor, "B d"],
         text_tokens: Int[Tensor, "B L"],
         text_mask: Bool[Tensor, "B L"],
-        drop_image: Bool[Tensor, "B"] | None = None,
-        drop_text: Bool[Tensor, "B"] | None = None,
+        drop_image: Bool[Tensor, " B"] | None = None,
+        drop_text: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B 6 H W"]:
         """Raw output: three channels of mean, three of variance.
 
@@ -68,8 +68,8 @@ class Decoder(nn.Module):
         image_embedding: Float[Tensor, "B d"],
         text_tokens: Int[Tensor, "B L"],
         text_mask: Bool[Tensor, "B L"],
-        drop_image: Bool[Tensor, "B"] | None = None,
-        drop_text: Bool[Tensor, "B"] | None = None,
+        drop_image: Bool[Tensor, " B"] | None = None,
+        drop_text: Bool[Tensor, " B"] | None = None,
     ) -> Conditioning:
         """Encode the conditions.  They do not change along a chain: a sampler calls this once, not at every
         step."""
@@ -93,7 +93,7 @@ class Decoder(nn.Module):
     def denoise(
         self,
         x_t: Float[Tensor, "B 3 H W"],
-        t: Int[Tensor, "B"],
+        t: Int[Tensor, " B"],
         *,
         time_shift: Float[Tensor, "B E"],
         context: Float[Tensor, "B width L"],
@@ -104,7 +104,7 @@ class Decoder(nn.Module):
 
 def draw_drops(
     batch: int, generator: torch.Generator, p_image: float = 0.1, p_text: float = 0.5
-) -> tuple[Bool[Tensor, "batch"], Bool[Tensor, "batch"]]:
+) -> tuple[Bool[Tensor, " batch"], Bool[Tensor, " batch"]]:
     """Which samples of a training batch lose the image embedding and which the caption, independently.
 
     unCLIP drops them 10 % and 50 % of the time (section 2.1), hence both present 45 %, text only 5 % (as its

@@ -15,7 +15,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def timestep_embedding(
-    t: Int[Tensor, "B"] | Float[Tensor, "B"], dim: int, *, max_period: float = 10000.0
+    t: Int[Tensor, " B"] | Float[Tensor, " B"], dim: int, *, max_period: float = 10000.0
 ) -> Float[Tensor, "B {dim}"]:
     """Sinusoids of the timestep, cosines first (1706.03762, section 3.5, in OpenAI's order); `dim` is
     even."""

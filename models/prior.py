@@ -75,11 +75,11 @@ class DiffusionPrior(nn.Module):
     def forward(
         self,
         x_t: Float[Tensor, "B d"],
-        t: Int[Tensor, "B"],
+        t: Int[Tensor, " B"],
         text: Int[Tensor, "B L"] | Float[Tensor, "B L c"],
         text_mask: Bool[Tensor, "B L"],
         text_embedding: Float[Tensor, "B d"],
-        drop: Bool[Tensor, "B"] | None = None,
+        drop: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B d"]:
         """Predict x_0 from x_t.  Where `drop` is True, text and text embedding are replaced by learned nulls.
 
@@ -101,7 +101,7 @@ class DiffusionPrior(nn.Module):
         return self.out_proj(self.final_ln(hidden[:, -1]))
 
     def denoise(
-        self, x_t: Float[Tensor, "B d"], t: Int[Tensor, "B"], **conditions: Tensor
+        self, x_t: Float[Tensor, "B d"], t: Int[Tensor, " B"], **conditions: Tensor
     ) -> Float[Tensor, "B d"]:
         """`forward` with its conditions by name, for `Guided` and `functools.partial`."""
         return self(x_t, t, **conditions)

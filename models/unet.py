@@ -60,7 +60,7 @@ class UNet(nn.Module):
     def forward(
         self,
         x_t: Float[Tensor, "B in_channels H W"],
-        t: Int[Tensor, "B"] | Float[Tensor, "B"],
+        t: Int[Tensor, " B"] | Float[Tensor, " B"],
         *,
         time_shift: Float[Tensor, "B E"] | None = None,
         context: Float[Tensor, "B width L"] | None = None,

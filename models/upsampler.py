@@ -22,7 +22,7 @@ class Upsampler(nn.Module):
         self.unet = UNet(config.unet)
 
     def forward(
-        self, x_t: Float[Tensor, "B 3 H W"], t: Int[Tensor, "B"], low_res: Float[Tensor, "B 3 h w"]
+        self, x_t: Float[Tensor, "B 3 H W"], t: Int[Tensor, " B"], low_res: Float[Tensor, "B 3 h w"]
     ) -> Float[Tensor, "B out H W"]:
         """Raw output of 3 channels, or 6 with a learned variance.  `low_res` is in [-1, 1], of any size whose
         shape is that of x_t divided by one number.
@@ -41,7 +41,7 @@ class Upsampler(nn.Module):
         return output + resized if self.config.residual else output
 
     def denoise(
-        self, x_t: Float[Tensor, "B 3 H W"], t: Int[Tensor, "B"], *, low_res: Float[Tensor, "B 3 h w"]
+        self, x_t: Float[Tensor, "B 3 H W"], t: Int[Tensor, " B"], *, low_res: Float[Tensor, "B 3 h w"]
     ) -> Float[Tensor, "B out H W"]:
         """`forward` with its condition by name, as the samplers' partial wants it."""
         return self(x_t, t, low_res)

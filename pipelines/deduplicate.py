@@ -188,11 +188,11 @@ def _similar_within(concepts: Sequence[str], vectors: Float[np.ndarray, "n d"], 
 
 
 def _ranks(
-    clusters: Int[np.ndarray, "n"], areas: Int[np.ndarray, "n"], keys: np.ndarray
-) -> Int[np.ndarray, "n"]:
+    clusters: Int[np.ndarray, " n"], areas: Int[np.ndarray, " n"], keys: np.ndarray
+) -> Int[np.ndarray, " n"]:
     """Place of each row in its cluster: largest image first, then smallest key, as `kept_copies`."""
     order = np.lexsort((keys, -areas, clusters))
-    first: Bool[np.ndarray, "n"] = np.r_[True, np.diff(clusters[order]) != 0][: len(order)]
+    first: Bool[np.ndarray, " n"] = np.r_[True, np.diff(clusters[order]) != 0][: len(order)]
     positions = np.arange(len(order))
     ranks = np.zeros(len(order), np.int64)
     ranks[order] = positions - np.maximum.accumulate(np.where(first, positions, 0))

@@ -13,7 +13,7 @@ import pandas as pd
 from mlflow.models import set_model
 
 
-class UnclipModel(mlflow.pyfunc.PythonModel):
+class UnclipModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
     """Prompts in, PNG bytes out."""
 
     def load_context(self, context: Any) -> None:

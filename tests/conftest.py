@@ -66,6 +66,12 @@ def no_ray_left_behind() -> Iterator[None]:
     stop_ray()
 
 
+@pytest.fixture(autouse=True)
+def no_tracking_server() -> None:
+    """MLflow puts an address it was given into the environment, where the next test would take it for its own."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
 _OUTCOMES: list[tuple[str, str, float]] = []
 
 

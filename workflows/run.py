@@ -24,7 +24,15 @@ from infra.store import Artifact, Draft, Store, finish
 from pipelines.step import Context, step_config
 from workflows.graph import Node
 from workflows.plan import Plan, PlannedStep, State, address_of, resolve_inputs, taken_up
-from workflows.record import RunRecord, StepRecord, journal_path, load_record, now_ms, process_born, run_folder
+from workflows.record import (
+    RunRecord,
+    StepRecord,
+    journal_path,
+    load_record,
+    now_ms,
+    process_born,
+    run_folder,
+)
 from workflows.refusal import StepFailed
 from workflows.tracking import NoTracker
 

@@ -116,6 +116,8 @@ class Uploader:
         return tags
 
     def _send_journal(self, step: StepRecord, child: TrackedRun) -> None:
+        if not step.journal:  # found finished, and nothing was run
+            return
         tail = self._tails.setdefault(step.journal, JournalTail(Path(step.journal)))
         points = []
         for event in tail.new_events():

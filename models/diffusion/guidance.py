@@ -45,7 +45,7 @@ class Guided:
         )
 
     def __call__(
-        self, x_t: Float[Tensor, "batch channels *spatial"], t: Int[Tensor, "batch"], /
+        self, x_t: Float[Tensor, "batch channels *spatial"], t: Int[Tensor, " batch"], /
     ) -> Float[Tensor, "batch out_channels *spatial"]:
         if self.scale == 1:
             return self.network(x_t, t, **self._conditional)

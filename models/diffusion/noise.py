@@ -27,7 +27,7 @@ class SampleNoise:
             torch.Generator().manual_seed(_seed(seed, stream, index)) for index in range(first, first + count)
         ]
 
-    def like(self, x: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
+    def like(self, x: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch *shape"]:
         """The next draw of every stream, with the shape, device and dtype of `x`; advances the streams."""
         return self.draw(tuple(x.shape[1:]), device=x.device, dtype=x.dtype)
 

@@ -43,11 +43,11 @@ class Diffusion:
 
     def __init__(
         self,
-        betas: Float64[Tensor, "steps"],
+        betas: Float64[Tensor, " steps"],
         *,
         prediction: PredictionType,
         variance: VarianceType,
-        timestep_map: Int[Tensor, "steps"] | None = None,
+        timestep_map: Int[Tensor, " steps"] | None = None,
     ) -> None:
         betas = betas.detach().cpu()
         if not bool(((betas > 0) & (betas <= 1)).all()):
@@ -82,21 +82,27 @@ class Diffusion:
             timestep_map=self.timestep_map[keep],
         )
 
-    def original_timesteps(self, t: Int[Tensor, "batch"]) -> Int[Tensor, "batch"]:
+    def original_timesteps(self, t: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """What the network is told for the steps `t` of this process."""
         return self.timestep_map.to(t.device)[t]
 
     # ---- forward process -------------------------------------------------------------------------------
 
     def q_sample(
-        self, x0: Float[Tensor, "batch *shape"], t: Int[Tensor, "batch"], noise: Float[Tensor, "batch *shape"]
-    ) -> Float[Tensor, "batch *shape"]:
+        self,
+        x0: Float[Tensor, " batch *shape"],
+        t: Int[Tensor, " batch"],
+        noise: Float[Tensor, " batch *shape"],
+    ) -> Float[Tensor, " batch *shape"]:
         """Draw x_t given x_0: sqrt(abar_t) x0 + sqrt(1 - abar_t) noise (2006.11239, eq. 4)."""
         return self._at("sqrt_abar", t, x0) * x0 + self._at("sqrt_1m_abar", t, x0) * noise
 
     def q_posterior(
-        self, x0: Float[Tensor, "batch *shape"], x_t: Float[Tensor, "batch *shape"], t: Int[Tensor, "batch"]
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, "batch *shape"]]:
+        self,
+        x0: Float[Tensor, " batch *shape"],
+        x_t: Float[Tensor, " batch *shape"],
+        t: Int[Tensor, " batch"],
+    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch *shape"]]:
         """Mean and log variance of q(x_{t-1} | x_t, x_0) (2006.11239, eq. 6 and 7).
 
         The variance is 0 at t = 0; its logarithm there is taken from t = 1, as the published code does.
@@ -110,7 +116,7 @@ class Diffusion:
         self,
         network_output: Float[Tensor, "batch out_channels *spatial"],
         x_t: Float[Tensor, "batch channels *spatial"],
-        t: Int[Tensor, "batch"],
+        t: Int[Tensor, " batch"],
         clip_x0: bool,
     ) -> Prediction:
         """Read a network's raw output at step `t`.  `clip_x0` clamps x0 to [-1, 1]: images yes, embeddings
@@ -130,9 +136,9 @@ class Diffusion:
         network_output: Float[Tensor, "batch out_channels *spatial"],
         x0: Float[Tensor, "batch channels *spatial"],
         x_t: Float[Tensor, "batch channels *spatial"],
-        t: Int[Tensor, "batch"],
+        t: Int[Tensor, " batch"],
         noise: Float[Tensor, "batch channels *spatial"],
-    ) -> Float[Tensor, "batch"]:
+    ) -> Float[Tensor, " batch"]:
         """Loss of each sample, averaged over its elements.
 
         The mean squared error of what the network predicts; with a learned variance, the hybrid loss
@@ -153,8 +159,8 @@ class Diffusion:
         network_output: Float[Tensor, "batch out_channels *spatial"],
         x0: Float[Tensor, "batch channels *spatial"],
         x_t: Float[Tensor, "batch channels *spatial"],
-        t: Int[Tensor, "batch"],
-    ) -> Float[Tensor, "batch"]:
+        t: Int[Tensor, " batch"],
+    ) -> Float[Tensor, " batch"]:
         """One term of the variational bound, in bits per element (2006.11239, eq. 5).
 
         KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)); at t = 0 the negative log likelihood of x0 under the

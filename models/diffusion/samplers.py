@@ -30,7 +30,7 @@ class Denoiser(Protocol):
     """A network with its conditions bound."""
 
     def __call__(
-        self, x_t: Float[Tensor, "batch channels *spatial"], t: Int[Tensor, "batch"], /
+        self, x_t: Float[Tensor, "batch channels *spatial"], t: Int[Tensor, " batch"], /
     ) -> Float[Tensor, "batch out_channels *spatial"]: ...
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 
-def cosine_betas(steps: int, *, max_beta: float = 0.999) -> Float64[Tensor, "steps"]:
+def cosine_betas(steps: int, *, max_beta: float = 0.999) -> Float64[Tensor, " steps"]:
     """Cosine schedule of improved DDPM (Nichol & Dhariwal, 2102.09672, eq. 17), offset s = 0.008.
 
     `max_beta` is the paper's clip that keeps the last step from being singular.
@@ -25,7 +25,7 @@ def cosine_betas(steps: int, *, max_beta: float = 0.999) -> Float64[Tensor, "ste
     return torch.tensor(betas, dtype=torch.float64)
 
 
-def linear_betas(steps: int) -> Float64[Tensor, "steps"]:
+def linear_betas(steps: int) -> Float64[Tensor, " steps"]:
     """Linear schedule of DDPM (Ho et al., 2006.11239, section 4): 1e-4 to 0.02, scaled by 1000 / `steps`."""
     _check_steps(steps)
     scale = 1000 / steps

@@ -15,8 +15,8 @@ class Ridge:
     """y = (x - mean_x) W + mean_y, the minimiser of |Y - XW|^2 + alpha |W|^2 on centred data."""
 
     weights: Float[np.ndarray, "d_in d_out"]
-    mean_x: Float[np.ndarray, "d_in"]
-    mean_y: Float[np.ndarray, "d_out"]
+    mean_x: Float[np.ndarray, " d_in"]
+    mean_y: Float[np.ndarray, " d_out"]
     alpha: float
 
     def predict(self, x: Float[np.ndarray, "n d_in"]) -> Float[np.ndarray, "n d_out"]:
@@ -49,7 +49,7 @@ def fit_ridge(
     return max(fits, key=lambda fit: float(cosine(fit.predict(x_validation), y_validation).mean()))
 
 
-def cosine(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n"]:
+def cosine(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
     """Row by row cosine similarity; a row of zeros has none with anything (0)."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     values: np.ndarray = (a * b).sum(axis=1) / np.maximum(norms, 1e-12)

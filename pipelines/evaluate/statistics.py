@@ -33,7 +33,7 @@ class Figure:
         return asdict(self)
 
 
-def mean(values: Float[np.ndarray, "n"], *, seed: int, resamples: int = 2000, what: str = "") -> Figure:
+def mean(values: Float[np.ndarray, " n"], *, seed: int, resamples: int = 2000, what: str = "") -> Figure:
     """Mean of per-sample values with a percentile bootstrap interval (Efron & Tibshirani 1993, chapter 13).
 
     Raises `ValueError` for no or non-finite values: a mean of nothing is not a figure.
@@ -53,7 +53,7 @@ def mean(values: Float[np.ndarray, "n"], *, seed: int, resamples: int = 2000, wh
 
 
 def paired_difference(
-    a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"], *, seed: int, what: str = ""
+    a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"], *, seed: int, what: str = ""
 ) -> Figure:
     """Mean of a - b over the same samples; what the samples share cancels, so the interval is narrow."""
     if len(a) != len(b):
@@ -63,7 +63,7 @@ def paired_difference(
     return mean(np.asarray(a, np.float64) - np.asarray(b, np.float64), seed=seed, what=what)
 
 
-def standard_errors_below(ours: Float[np.ndarray, "n"], baseline: Float[np.ndarray, "n"]) -> float:
+def standard_errors_below(ours: Float[np.ndarray, " n"], baseline: Float[np.ndarray, " n"]) -> float:
     """How many paired standard errors `ours` lies below `baseline` on average; negative when it lies above.
 
     Equal in every sample is 0; a difference without any spread is far away, reported as 1e6 at most.

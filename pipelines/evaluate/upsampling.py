@@ -73,14 +73,14 @@ def from_u8(images: Images) -> Float[Tensor, "n 3 h w"]:
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def psnr_db(a: Images, b: Images) -> Float[np.ndarray, "n"]:
+def psnr_db(a: Images, b: Images) -> Float[np.ndarray, " n"]:
     """Peak signal-to-noise ratio per image over RGB bytes, in dB; at most 54.15, an error of half a level."""
     error = ((a.astype(np.float64) - b.astype(np.float64)) ** 2).mean(axis=(1, 2, 3))
     values: np.ndarray = 10 * np.log10(255.0**2 / np.maximum(error, 0.25))
     return values
 
 
-def ssim(a: Images, b: Images) -> Float[np.ndarray, "n"]:
+def ssim(a: Images, b: Images) -> Float[np.ndarray, " n"]:
     """Structural similarity per image, mean over channels and places (Wang et al. 2004, eq. 13).
 
     Gaussian window 11x11, sigma 1.5; K1 0.01, K2 0.03, as the paper.

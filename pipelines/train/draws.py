@@ -47,7 +47,7 @@ class Draws:
             for position in positions
         ]
 
-    def timesteps(self, steps: int) -> Int[Tensor, "B"]:
+    def timesteps(self, steps: int) -> Int[Tensor, " B"]:
         """Uniform on 0 .. steps - 1."""
         drawn = [torch.randint(steps, (), generator=g) for g in self.generators]
         return torch.stack(drawn).to(self.device)
@@ -57,6 +57,6 @@ class Draws:
         drawn = [torch.randn(shape, generator=g) for g in self.generators]
         return torch.stack(drawn).to(self.device, non_blocking=True)
 
-    def uniform(self) -> Float[Tensor, "B"]:
+    def uniform(self) -> Float[Tensor, " B"]:
         """One number in [0, 1) for each sample."""
         return torch.stack([torch.rand((), generator=g) for g in self.generators]).to(self.device)

@@ -28,7 +28,7 @@ Network = Callable[..., Tensor]
 class Objective(Protocol):
     """The loss of a stage."""
 
-    def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, "B"]:
+    def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, " B"]:
         """One loss per sample, unweighted, averaged over its elements.  `network` may be an engine's."""
         ...
 
@@ -42,7 +42,7 @@ class PriorObjective:
     drop_text: float = 0.1
     """Share of samples trained without caption and text embedding, for classifier-free guidance."""
 
-    def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, "B"]:
+    def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, " B"]:
         process, device = _process(self.diffusion), draws.device
         x0 = _to(device, batch.image_embedding) * embedding_scale(self.embedding_dim)
         t = draws.timesteps(process.num_steps)
@@ -68,7 +68,7 @@ class DecoderObjective:
     drop_image: float = 0.1
     drop_text: float = 0.5
 
-    def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, "B"]:
+    def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, " B"]:
         process, device = _process(self.diffusion), draws.device
         x0 = _pixels(batch, device)
         t = draws.timesteps(process.num_steps)
@@ -95,7 +95,7 @@ class UpsamplerObjective:
     scale: int
     degradation: Literal["none", "blur", "bsr"] = "blur"
 
-    def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, "B"]:
+    def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, " B"]:
         process, device = _process(self.diffusion), draws.device
         x0 = _pixels(batch, device)
         low_res = self.low_resolution(x0, draws)

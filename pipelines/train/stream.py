@@ -43,9 +43,9 @@ class Batch:
 
     keys: tuple[str, ...]
     captions: tuple[str, ...]
-    positions: Int64[np.ndarray, "B"]
+    positions: Int64[np.ndarray, " B"]
     """Positions in the stream: they seed whatever is random about a sample."""
-    weight: Float32[np.ndarray, "B"]
+    weight: Float32[np.ndarray, " B"]
     """Mean 1 over the split."""
     image_embedding: Float32[np.ndarray, "B d"]
     text_embedding: Float32[np.ndarray, "B d"]
@@ -84,7 +84,7 @@ class View:
             raise ValueError(f"View.crop: expected 1 to {self.side} (the side), got {self.crop}")
 
 
-def epoch_order(seed: int, epoch: int, count: int) -> Int64[np.ndarray, "count"]:
+def epoch_order(seed: int, epoch: int, count: int) -> Int64[np.ndarray, " count"]:
     """The permutation of an epoch: a pure function of its arguments."""
     return np.random.default_rng([seed, epoch]).permutation(count)
 

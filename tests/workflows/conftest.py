@@ -14,7 +14,6 @@ from tests.workflows.toys import RECIPE, TOYS
 def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, path in TOYS.items():
         monkeypatch.setitem(STEPS, kind, path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 @pytest.fixture
