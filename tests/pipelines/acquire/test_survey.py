@@ -26,6 +26,7 @@ from infra.store import Artifact, Draft
 from pipelines.acquire import survey as survey_module
 from pipelines.acquire.config import AcquireConfig, AcquireResources, Columns, FetchConfig
 from pipelines.acquire.reader import open_url_list
+from pipelines.acquire.report import REPORT_FILE
 from pipelines.acquire.states import State
 from pipelines.acquire.step import Acquire
 from pipelines.acquire.survey import Survey, survey
@@ -125,6 +126,8 @@ def check_account(corpus: Artifact) -> None:
     kept = [sample.key for shard in corpus.shards for sample in read_tar(corpus.path / f"{shard.name}.tar")]
     assert corpus.rows.kept == states.pop("success", 0) == len(kept)
     assert corpus.rows.dropped == states["duplicate_url"]
+    report = json.loads((corpus.path / REPORT_FILE).read_bytes())
+    assert sum(host["failed"] for host in report["worst_hosts"]) == corpus.rows.failed
     assert corpus.rows.reasons == {state: count for state, count in states.items() if count}
 
 
