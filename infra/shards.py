@@ -45,12 +45,13 @@ def write_tar(path: Path, samples: Iterable[Sample]) -> None:
     """Write samples (in the order given: sort by key first) as a WebDataset tar with zeroed dates.
 
     The members are those of `webdataset.TarWriter`, without its import of torch: 3 s of CPU in every worker.
+    Dates and decimals of the metadata, which JSON does not know, are written as text.
     """
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for sample in samples:
             members = {
                 sample.extension: sample.image,
-                "json": json.dumps(sample.metadata, indent=4).encode(),
+                "json": json.dumps(sample.metadata, indent=4, default=str).encode(),
                 "txt": sample.caption.encode(),
             }
             for extension, data in sorted(members.items()):

@@ -13,15 +13,24 @@ ResizeMode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center
 
 # Columns the corpus itself writes; an input column of this name would be overwritten.
 WRITTEN_COLUMNS = ("key", "status", "error_message", "width", "height", "original_width", "original_height")
-RESERVED_COLUMNS = frozenset({"url", "caption", "exif", "sha256", *WRITTEN_COLUMNS})
+# What the column of expected digests is called on its way to a shard.
+VERIFY_HASH = "verify_hash"
+RESERVED_COLUMNS = frozenset({"url", "caption", "exif", "sha256", VERIFY_HASH, *WRITTEN_COLUMNS})
 
 
 class Columns(StepConfig):
-    """Names of the URL list's columns; `extra` columns travel on into the corpus unchanged."""
+    """Names of the URL list's columns; `extra` columns travel on into the corpus unchanged.
+
+    `types` of extra columns override what Parquet says and what is guessed from the beginning of text files.
+    `verify_hash` is a column of expected digests (hex of either case; null or empty is not checked) and their
+    algorithm, as in img2dataset; as there, the column itself travels on only if it is an extra one too.
+    """
 
     url: str = "url"
     caption: str | None = "caption"
     extra: tuple[str, ...] = ()
+    types: dict[str, Literal["string", "int64", "float64", "bool"]] = Field(default_factory=dict)
+    verify_hash: tuple[str, Literal["md5", "sha256", "sha512"]] | None = None
 
     @field_validator("extra")
     @classmethod
@@ -29,6 +38,12 @@ class Columns(StepConfig):
         if taken := sorted(RESERVED_COLUMNS.intersection(extra)):
             raise ValueError(f"{taken} are written by acquire itself; leave them out of the extra columns")
         return extra
+
+    @model_validator(mode="after")
+    def _types_of_extra(self) -> Columns:
+        if unknown := sorted(self.types.keys() - set(self.extra)):
+            raise ValueError(f"types of {unknown} given, expected names among the extra columns {self.extra}")
+        return self
 
 
 class FetchConfig(StepConfig):
@@ -85,14 +100,19 @@ class ImageConfig(StepConfig):
 class AcquireConfig(StepConfig):
     """Where the URLs are and what is kept of what they lead to.
 
-    Give either `urls` (an artifact) or `url_list` (a file: .parquet, .csv, .tsv or .txt).  With `serve` the
-    site of that artifact is served on loopback while acquiring.
+    Give either `urls` (an artifact) or `url_list`: a file (.parquet, .csv, .tsv, .json, .jsonl or .txt, text
+    also with .gz behind), a folder or glob of them, local or a URL such as s3://, or several of these.  With
+    `serve` the site of that artifact is served on loopback while acquiring.
+
+    A row whose URL (the exact string) stands further up in the list is not fetched again unless
+    `duplicate_urls` says so; that row ends as `duplicate_url`, whatever became of the first.
     """
 
     urls: str | None = input_of("urls", optional=True)
     serve: str | None = input_of("urls", optional=True)
-    url_list: str | None = None
+    url_list: str | tuple[str, ...] | None = None
     columns: Columns = Columns()
+    duplicate_urls: Literal["skip", "fetch"] = "skip"
     # One row a shard would make img2dataset's keys ambiguous: they then have no digit for the row.
     shard_size: int = Field(default=10_000, ge=2)
     extract_exif: bool = False

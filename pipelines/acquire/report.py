@@ -139,7 +139,8 @@ def _share(states: Counter[str]) -> float:
 
 
 def _failures(states: Counter[str]) -> int:
-    return states.total() - states[State.OK]
+    """Rows that failed; a repeated URL, which nobody asked for twice, is no failure of its host."""
+    return states.total() - states[State.OK] - states[State.DUPLICATE_URL]
 
 
 def _ranked(groups: dict[str, Counter[str]], key: Any) -> list[dict[str, Any]]:

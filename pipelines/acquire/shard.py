@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -17,7 +17,7 @@ from infra.addresses import AddressPolicy
 from infra.http import Fetcher, FetchFailure, FetchPolicy
 from infra.shards import Sample, sample_key, shard_name, write_parquet, write_tar
 from infra.store import Draft, Rows
-from pipelines.acquire.config import AcquireConfig, AcquireResources
+from pipelines.acquire.config import VERIFY_HASH, AcquireConfig, AcquireResources
 from pipelines.acquire.decode import ImageRefusedError, Picture, exif_json, process_image
 from pipelines.acquire.facts import facts_file, write_facts
 from pipelines.acquire.states import State
@@ -36,13 +36,17 @@ WRITTEN = (
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """Rows `table` of shard `index`, and everything a worker needs to commit them."""
+    """Rows `table` of shard `index`, and everything a worker needs to commit them.
+
+    `repeats` are the positions in the shard whose URL stands further up in the list, with its key there.
+    """
 
     draft: Draft
     index: int
     table: pa.Table
     config: AcquireConfig
     resources: AcquireResources
+    repeats: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,14 +80,16 @@ def acquire_shard(job: ShardJob) -> Rows:
     )
     states = Counter(str(row["status"]) for row in rows)
     kept = states.pop(str(State.OK), 0)
-    account = Rows(total=job.table.num_rows, kept=kept, failed=sum(states.values()), reasons=dict(states))
+    dropped = states[State.DUPLICATE_URL]
+    failed = states.total() - dropped
+    account = Rows(total=job.table.num_rows, kept=kept, dropped=dropped, failed=failed, reasons=dict(states))
     job.draft.commit_shard(name, {final[kind]: path for kind, path in files.items()}, account)
     return account
 
 
 def output_schema(schema: pa.Schema, config: AcquireConfig) -> pa.Schema:
-    """Columns of the shard's Parquet: the input's, then ours."""
-    fields = [(field.name, field.type) for field in schema] + list(WRITTEN)
+    """Columns of the shard's Parquet: the input's but for expected digests, then ours."""
+    fields = [(field.name, field.type) for field in schema if field.name != VERIFY_HASH] + list(WRITTEN)
     if config.extract_exif:
         fields.append(("exif", pa.string()))
     return pa.schema([*fields, ("sha256", pa.string())])
@@ -103,7 +109,7 @@ def _samples(job: ShardJob, rows: list[dict[str, Any]], facts: list[dict[str, An
     """Samples of the shard in key order; appends every row's metadata and facts on the way."""
     with asyncio.Runner() as runner, ThreadPoolExecutor(job.resources.decode_threads) as decoders:
         results = _results(job, decoders)
-        inputs = iter(job.table.to_pylist())
+        inputs = iter(_without_hash(job.table).to_pylist())
         for position in range(job.table.num_rows):
             result: RowResult = runner.run(anext(results))
             key = sample_key(job.index, position, job.config.shard_size)
@@ -130,24 +136,32 @@ async def _results(job: ShardJob, decoders: Executor) -> Any:
     )
     async with fetcher:
         under_way: deque[asyncio.Task[RowResult]] = deque()
-        for url in job.table.column("url"):
-            under_way.append(asyncio.create_task(_acquire(url.as_py(), fetcher, decoders, job.config)))
+        for position, (url, digest) in enumerate(_requests(job.table)):
+            if key := job.repeats.get(position):
+                row = _done(RowResult(state=State.DUPLICATE_URL, message=f"same URL as {key}"))
+            else:
+                row = _acquire(url, digest, fetcher, decoders, job.config)
+            under_way.append(asyncio.create_task(row))
             if len(under_way) == job.resources.window:
                 yield await under_way.popleft()
         while under_way:
             yield await under_way.popleft()
 
 
-async def _acquire(url: str | None, fetcher: Fetcher, decoders: Executor, config: AcquireConfig) -> RowResult:
+async def _acquire(
+    url: str | None, digest: str | None, fetcher: Fetcher, decoders: Executor, config: AcquireConfig
+) -> RowResult:
     fetched = await fetcher.fetch(url or "")
     if isinstance(fetched, FetchFailure):
         return RowResult(state=State(fetched.state), message=fetched.message)
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(decoders, _decode, fetched.body, fetched.content_type, config)
+    return await loop.run_in_executor(decoders, _decode, fetched.body, fetched.content_type, digest, config)
 
 
-def _decode(body: bytes, content_type: str, config: AcquireConfig) -> RowResult:
+def _decode(body: bytes, content_type: str, digest: str | None, config: AcquireConfig) -> RowResult:
     fetched: dict[str, Any] = {"content_type": content_type, "fetched_bytes": len(body)}
+    if mismatch := _mismatch(body, digest, config):
+        return RowResult(state=State.HASH_MISMATCH, message=mismatch, **fetched)
     try:
         picture = process_image(body, config.image)
     except ImageRefusedError as error:
@@ -160,6 +174,33 @@ def _decode(body: bytes, content_type: str, config: AcquireConfig) -> RowResult:
         exif=exif_json(body) if config.extract_exif else None,
         **fetched,
     )
+
+
+def _mismatch(body: bytes, digest: str | None, config: AcquireConfig) -> str | None:
+    """How the bytes differ from the digest the list expects; None where they do not, or none is expected."""
+    expected = (digest or "").strip().lower()
+    if config.columns.verify_hash is None or not expected:
+        return None
+    algorithm = config.columns.verify_hash[1]
+    got = hashlib.new(algorithm, body, usedforsecurity=False).hexdigest()
+    return None if got == expected else f"expected {algorithm} {expected}, got {got}"
+
+
+def _requests(table: pa.Table) -> Iterator[tuple[str | None, str | None]]:
+    """URL and expected digest of each row."""
+    urls = table.column("url").to_pylist()
+    digests = (
+        table.column(VERIFY_HASH).to_pylist() if VERIFY_HASH in table.column_names else [None] * len(urls)
+    )
+    return zip(urls, digests, strict=True)
+
+
+def _without_hash(table: pa.Table) -> pa.Table:
+    return table.drop_columns(VERIFY_HASH) if VERIFY_HASH in table.column_names else table
+
+
+async def _done(result: RowResult) -> RowResult:
+    return result
 
 
 def _metadata(row: dict[str, Any], key: str, result: RowResult, config: AcquireConfig) -> dict[str, Any]:

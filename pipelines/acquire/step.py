@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from infra.digests import sha256_of_file
 from infra.origin import Origin, Site, port_problem
-from infra.shards import shard_name
+from infra.progress import Progress
+from infra.shards import sample_key
 from infra.store import Artifact
 from pipelines.acquire.config import AcquireConfig, AcquireResources
-from pipelines.acquire.reader import UrlListError, iter_shards, open_url_list
+from pipelines.acquire.reader import UrlList, UrlListError, digest_of_list, iter_shards, open_url_list
 from pipelines.step import Context, Estimate, Step
+
+if TYPE_CHECKING:
+    from pipelines.acquire.survey import Survey
 
 URLS_FILE = "urls.parquet"
 # Measured on two cores with the demo's settings; only `plan` uses them.
@@ -40,19 +40,16 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
     Resources = AcquireResources
 
     def identity(self, config: AcquireConfig) -> dict[str, Any]:
-        """Content of the URL list, when it is a file."""
-        path = Path(config.url_list) if config.url_list else None
-        return {"url_list": sha256_of_file(path)} if path is not None and path.is_file() else {}
+        """Content of the URL list, when it is not an artifact."""
+        return {} if config.url_list is None else {"url_list": digest_of_list(config.url_list)}
 
     def check(self, config: AcquireConfig) -> list[str]:
         problems = []
         if (config.urls is None) == (config.url_list is None):
-            problems.append(
-                "expected either `urls` (an artifact) or `url_list` (a file), got both or neither"
-            )
+            problems.append("expected either `urls` (an artifact) or `url_list` (files), got both or neither")
         elif config.url_list is not None:
             try:
-                open_url_list(Path(config.url_list), config.columns)
+                open_url_list(config.url_list, config.columns)
             except UrlListError as error:
                 problems.append(str(error))
         if config.extract_exif and find_spec("exifread") is None:
@@ -71,7 +68,7 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
         rows = inputs["urls"].rows if "urls" in inputs else 0
         if config.url_list is not None:
             try:
-                rows, _ = open_url_list(Path(config.url_list), config.columns)
+                rows = open_url_list(config.url_list, config.columns).rows
             except UrlListError:
                 rows = 0  # check() tells
         return Estimate(rows=rows, disk_bytes=rows * BYTES_PER_ROW, seconds=rows / ROWS_PER_SECOND)
@@ -79,19 +76,24 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
     def run(self, context: Context[AcquireConfig, AcquireResources]) -> dict[str, Any]:
         from pipelines.acquire.report import PAGE_FILE, REPORT_FILE, write_report
         from pipelines.acquire.shard import acquire_shard
+        from pipelines.acquire.survey import survey
         from pipelines.distribute import for_each
 
-        rows, batches = open_url_list(_url_list(context), context.config.columns)
+        url_list = open_url_list(_url_list(context), context.config.columns)
+        reading = Progress("acquire, reading the list", quiet=context.progress.quiet)
+        surveyed = survey(
+            url_list, context.draft, reading, find_repeats=context.config.duplicate_urls == "skip"
+        )
         committed = context.draft.committed()
         done = sum(record.rows.total for record in committed.values())
-        context.progress.start(rows, done=done)
+        context.progress.start(surveyed.rows, done=done)
         before, began = done, time.monotonic()
         with ExitStack() as stack:
-            if "serve" in context.inputs and done < rows:
+            if "serve" in context.inputs and done < surveyed.rows:
                 stack.enter_context(Origin(Site.open(context.inputs["serve"].path)))
             for account in for_each(
                 acquire_shard,
-                _jobs(context, batches, set(committed)),
+                _jobs(context, url_list, surveyed, {int(name) for name in committed}),
                 in_flight=context.resources.shards_in_flight,
                 num_cpus=context.resources.cpus_per_shard,
             ):
@@ -99,34 +101,37 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
                 done += account.total
                 rate = (done - before) / (time.monotonic() - began)
                 context.journal.metrics({"rows_done": done, "rows_per_s": rate}, step=done)
+        if done != surveyed.rows:
+            raise UrlListError(f"rows lost: the list has {surveyed.rows}, its shards account for {done}")
         summary = write_report(context.draft)
         for file in (REPORT_FILE, PAGE_FILE):
             context.journal.artifact(context.draft.path / file, "acquire")
         return summary
 
 
-def _url_list(context: Context[AcquireConfig, AcquireResources]) -> Path:
+def _url_list(context: Context[AcquireConfig, AcquireResources]) -> str | Sequence[str]:
     if "urls" in context.inputs:
-        return context.inputs["urls"].path / URLS_FILE
+        return str(context.inputs["urls"].path / URLS_FILE)
     if context.config.url_list is None:
-        raise UrlListError("expected either `urls` (an artifact) or `url_list` (a file), got neither")
-    return Path(context.config.url_list)
+        raise UrlListError("expected either `urls` (an artifact) or `url_list` (files), got neither")
+    return context.config.url_list
 
 
 def _jobs(
-    context: Context[AcquireConfig, AcquireResources],
-    batches: Iterator[pa.RecordBatch],
-    committed: set[str],
+    context: Context[AcquireConfig, AcquireResources], url_list: UrlList, surveyed: Survey, done: set[int]
 ) -> Iterator[Any]:
     """The shards that are still to be done, read from the list as they are submitted."""
     from pipelines.acquire.shard import ShardJob
 
-    for index, table in iter_shards(batches, context.config.shard_size):
-        if shard_name(index) not in committed:
-            yield ShardJob(
-                draft=context.draft,
-                index=index,
-                table=table,
-                config=context.config,
-                resources=context.resources,
-            )
+    size = context.config.shard_size
+    for index, table in iter_shards(url_list.batches(done, size), size, done):
+        start = index * size
+        repeats = surveyed.repeats_in(start, start + size)
+        yield ShardJob(
+            draft=context.draft,
+            index=index,
+            table=table,
+            config=context.config,
+            resources=context.resources,
+            repeats={row - start: sample_key(*divmod(first, size), size) for row, first in repeats.items()},
+        )
