@@ -24,7 +24,7 @@ from infra.http_body import BodyEncodingError, BodyTooLargeError, read_body
 from infra.politeness import HostTurns, retry_after_s
 from infra.robots import directive_against
 from infra.robots_txt import MAX_BYTES as MAX_ROBOTS_BYTES
-from infra.robots_txt import NoRobots, Robots, RobotsCache, parse_robots
+from infra.robots_txt import NoRobots, Robots, RobotsCache
 
 FailureState = Literal[
     "gone",
@@ -185,7 +185,7 @@ class Fetcher:
 
         found = await self._retried(attempt)
         if isinstance(found, str):
-            return parse_robots(found, self.policy.user_agent_token)
+            return Robots(found, self.policy.user_agent_token)
         # A host that does not exist, or may not be asked, is that for its images too.
         final = found.state if found.state in ("gone", "private_address") else "transient"
         return NoRobots(state=final, message=f"robots.txt: {found.message}")
@@ -223,11 +223,10 @@ class Fetcher:
             if failure is not None:
                 return failure
             target = URL(url)
-            robots = await self._allowed(target) if guarded else Robots()
-            if isinstance(robots, FetchFailure):
-                return robots
-            delay_s = robots.crawl_delay_s * self.share.of
-            async with self._hosts.turn(target.host or "", delay_s), self._turn:
+            delay_s = await self._crawl_delay_s(target) if guarded else 0.0
+            if isinstance(delay_s, FetchFailure):
+                return delay_s
+            async with self._hosts.turn(target.host or "", delay_s * self.share.of), self._turn:
                 started = loop.time()
                 answer = await self._exchange(target, read, left_s)
                 left_s -= loop.time() - started
@@ -236,23 +235,23 @@ class Fetcher:
             url = answer.url
         return answer
 
-    async def _allowed(self, target: URL) -> Robots | FetchFailure:
-        """What the robots.txt of the target's origin says to us, or the failure it stands for."""
+    async def _crawl_delay_s(self, target: URL) -> float | FetchFailure:
+        """Seconds between requests that the target's robots.txt asks for, or the failure it stands for."""
         if self.policy.robots_txt == "ignore":
-            return Robots()
+            return 0.0
         robots = await self._robots.of(str(target.origin()))
         if isinstance(robots, NoRobots):
             return FetchFailure(state=robots.state, message=robots.message)
-        path = target.raw_path_qs
-        if not robots.allows(path):
-            return FetchFailure(state="refused_by_site", message=f"robots.txt disallows {path[:200]}")
+        if not robots.allows(str(target)):
+            path = target.raw_path_qs[:200]
+            return FetchFailure(state="refused_by_site", message=f"robots.txt disallows {path}")
         if robots.crawl_delay_s > self.policy.max_crawl_delay_s:
             asked = f"robots.txt asks for {robots.crawl_delay_s:g} s between requests"
             return FetchFailure(
                 state="refused_by_site",
                 message=f"{asked}, expected at most {self.policy.max_crawl_delay_s:g}",
             )
-        return robots
+        return robots.crawl_delay_s
 
     async def _exchange(
         self,

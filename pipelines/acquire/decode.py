@@ -186,17 +186,17 @@ def exif_json(body: bytes) -> str | None:
 
 def _decoded(body: bytes, header: Header, config: ImageConfig, reduction: int) -> np.ndarray:
     """The image as `decode` gives it, 1 / `reduction` as large, in sRGB where that is asked for."""
-    converted = header.icc is not None and config.icc == "convert_srgb"
-    if converted and header.mode == "CMYK":
+    profile = header.icc if config.icc == "convert_srgb" else None
+    if profile is not None and header.mode == "CMYK":
         try:
-            image = cmyk_to_srgb(body, header.icc)
+            image = cmyk_to_srgb(body, profile)
         except Exception as error:  # as in check_header
             message = f"cannot be decoded: {type(error).__name__}: {error}"
             raise ImageRefusedError(State.DECODE_ERROR, message) from error
         if image is not None:
             return image
     image = decode(body, REDUCED[reduction]) if reduction > 1 else decode(body)
-    return to_srgb(image, header.icc) if converted else image
+    return image if profile is None else to_srgb(image, profile)
 
 
 def _reduction(header: Header, config: ImageConfig) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from infra.robots_txt import parse_robots
+from infra.robots_txt import Robots
 
 
 def allows(text: str, path: str, token: str = "unclip") -> bool:
-    return parse_robots(text, token).allows(path)
+    return Robots(text, token).allows(f"https://example.org{path}")
 
 
 @pytest.mark.parametrize(
@@ -53,12 +53,11 @@ def test_the_longest_rule_decides_and_allow_wins_a_tie() -> None:
 def test_groups() -> None:
     text = (
         "\ufeffUser-agent: other\nDisallow: /\n\n"
-        "User-Agent: UnClip/2.0 # that is us\nuser-agent: friend\nSitemap: /map\nDisallow: /ours\n"
+        "User-Agent: UnClip # that is us\nuser-agent: friend\nSitemap: /map\nDisallow: /ours\n"
         "Crawl-delay: 1.5\n\nUser-agent: *\nDisallow: /everybody\n\nUser-agent: unclip\nDisallow: /more"
     )
-    ours = parse_robots(text, "unclip")
-    assert [ours.allows(path) for path in ("/ours", "/more", "/everybody")] == [False, False, True]
-    assert ours.crawl_delay_s == 1.5
+    assert [allows(text, path) for path in ("/ours", "/more", "/everybody")] == [False, False, True]
+    assert Robots(text, "unclip").crawl_delay_s == 1.5
     assert not allows(text, "/ours", "friend")
     assert not allows(text, "/everybody", "somebody")
     # A token is matched whole: `clip` is somebody else.
