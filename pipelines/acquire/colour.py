@@ -26,9 +26,9 @@ def on_white(image: np.ndarray) -> np.ndarray:
     return cv2.add(cv2.multiply(colour, alpha, scale=1 / 255), cv2.bitwise_not(alpha))
 
 
-def fits(profile: bytes | None, image: np.ndarray) -> bool:
-    """Whether a profile describes such pixels: grey (h, w) or colour (h, w, 3)."""
-    return profile is not None and profile[SPACE] == SPACES[_mode(image)]
+def fits(profile: bytes, image: np.ndarray) -> bool:
+    """Whether a profile is sound and describes such pixels: grey (h, w) or colour (h, w, 3)."""
+    return _srgb_transform(profile, _mode(image)) is not None
 
 
 def to_srgb(image: np.ndarray, profile: bytes) -> np.ndarray:

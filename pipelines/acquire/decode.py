@@ -95,7 +95,7 @@ def process_image(body: bytes, config: ImageConfig) -> Picture:
         original_height, original_width = header.size[::-1] if transposed else header.size
     image = resize(image, config, (original_height, original_width))
     height, width = image.shape[:2]
-    keep = config.icc == "keep" and fits(header.icc, image)
+    keep = config.icc == "keep" and header.icc is not None and fits(header.icc, image)
     return Picture(
         data=encode(image, config, header.icc if keep else None),
         width=width,

@@ -1,4 +1,4 @@
-"""Acquisition against img2dataset: one origin, one list, equal settings and bytes, alternating, HTTP and HTTPS.
+"""Acquisition against img2dataset: one origin, one list, equal settings and bytes, runs alternating.
 
     python -m tests.benchmarks.acquire --json [--images 600] [--rows 2400] [--repeats 3]
 
