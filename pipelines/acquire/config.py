@@ -47,7 +47,13 @@ class Columns(StepConfig):
 
 
 class FetchConfig(StepConfig):
-    """What may decide whether a URL is fetched.  Addresses are public unless listed in `allow_private`."""
+    """What may decide whether a URL is fetched.  Addresses are public unless listed in `allow_private`.
+
+    A 429 or 503 that comes with `Retry-After` holds its host off for as long as it says, up to
+    `retry_after_max_s`.  `robots_txt: honour` follows RFC 9309 for `user_agent_token`; a site whose
+    Crawl-delay is longer than `max_crawl_delay_s` is left alone altogether.  `contact`, a URL or mail
+    address, goes into the User-Agent: whoever reads a server's log can then ask.
+    """
 
     total_timeout_s: float = Field(default=30.0, gt=0)
     idle_timeout_s: float = Field(default=10.0, gt=0)
@@ -55,8 +61,12 @@ class FetchConfig(StepConfig):
     max_redirects: int = Field(default=5, ge=0)
     retries: int = Field(default=2, ge=0)
     backoff_s: float = Field(default=0.5, ge=0)
-    user_agent: str = "unclip/0.1 (image-text corpus builder)"
-    user_agent_token: str = "unclip"
+    retry_after_max_s: float = Field(default=30.0, ge=0)
+    robots_txt: Literal["honour", "ignore"] = "honour"
+    max_crawl_delay_s: float = Field(default=60.0, ge=0)
+    user_agent: str = Field(default="unclip/0.1 (image-text corpus builder)", pattern=r"^[ -~]+$")
+    user_agent_token: str = Field(default="unclip", pattern=r"^[A-Za-z_-]+$")
+    contact: str | None = Field(default=None, pattern=r"^(https?://[!-~]+|[!-~]+@[!-~]+)$")
     disallowed_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
     allow_private: tuple[str, ...] = ()
 
@@ -75,6 +85,11 @@ class ImageConfig(StepConfig):
     `orientation: exif` turns the picture the way its camera meant it; `as_stored` is what img2dataset does.
     `max_pixels` (width * height) is checked against the header, before anything is decoded.  Quality is the
     compression level, 0 to 9, for PNG.
+
+    `icc` says what becomes of an embedded colour profile: `drop` leaves it away, as img2dataset does;
+    `convert_srgb` turns the colours into sRGB's; `keep` embeds it again where it fits the stored pixels.
+    `fast_jpeg` decodes a JPEG at a half, quarter or eighth of its size where that is no smaller than what
+    will be stored; its pixels differ a little (tests/pipelines/acquire/test_decode.py measures it).
     """
 
     size: int = Field(default=256, ge=1)
@@ -85,6 +100,8 @@ class ImageConfig(StepConfig):
     format: Literal["jpg", "png", "webp"] = "jpg"
     quality: int = Field(default=95, ge=0, le=100)
     orientation: Literal["exif", "as_stored"] = "exif"
+    icc: Literal["drop", "keep", "convert_srgb"] = "drop"
+    fast_jpeg: bool = False
     min_side: int = Field(default=0, ge=0)
     # Pillow's own limit, twice MAX_IMAGE_PIXELS, stands above ours.
     max_pixels: int = Field(default=64_000_000, gt=0, le=178_956_970)
@@ -123,6 +140,9 @@ class AcquireConfig(StepConfig):
 class AcquireResources(Resources):
     """`connections` and `window` (rows under way, which bounds memory) are per shard in flight.
 
+    `per_host` requests at a time and `per_host_delay_s` between the starts of two hold for the whole run:
+    each of `shards_in_flight` takes its part (`infra/http.py`, `Share`), and so it does of a Crawl-delay.
+
     A shard claims less than a whole core because it also waits: for slow hosts most of all.
     """
 
@@ -131,4 +151,14 @@ class AcquireResources(Resources):
     decode_threads: int = Field(default=1, ge=1)
     connections: int = Field(default=32, ge=1)
     per_host: int = Field(default=16, ge=1)
+    per_host_delay_s: float = Field(default=0.0, ge=0)
     window: int = Field(default=512, ge=1)
+
+    @model_validator(mode="after")
+    def _whole_requests(self) -> AcquireResources:
+        if self.per_host < self.shards_in_flight:
+            raise ValueError(
+                f"per_host {self.per_host} cannot be shared by {self.shards_in_flight} shards in flight: "
+                f"expected shards_in_flight of at most {self.per_host}"
+            )
+        return self

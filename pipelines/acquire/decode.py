@@ -2,7 +2,8 @@
 
 Pixels and encoded bytes equal img2dataset's for equal settings.  Deliberate differences: limits are checked
 on the header, before memory is spent; EXIF orientation is applied unless told otherwise; 16-bit samples are
-scaled to 8 bits (img2dataset clips them); what is not an image, or is cut short, is told apart.
+scaled to 8 bits (img2dataset clips them); what is not an image, or is cut short, is told apart.  `icc` and
+`fast_jpeg` (pipelines/acquire/config.py) change pixels, and are off unless asked for.
 """
 
 from __future__ import annotations
@@ -15,27 +16,25 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pipelines.acquire.colour import cmyk_to_srgb, fits, on_white, to_srgb
 from pipelines.acquire.config import ImageConfig
+from pipelines.acquire.resize import is_resized, resize, resized_shape
 from pipelines.acquire.states import State
 
 # Raster formats that OpenCV decodes.  Pillow, asked to recognise anything, would also start interpreters
 # of page description languages.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 EXIF_ORIENTATION = 0x0112
-INTERPOLATION = {
-    "nearest": cv2.INTER_NEAREST,
-    "linear": cv2.INTER_LINEAR,
-    "bilinear": cv2.INTER_LINEAR,
-    "cubic": cv2.INTER_CUBIC,
-    "bicubic": cv2.INTER_CUBIC,
-    "area": cv2.INTER_AREA,
-    "lanczos": cv2.INTER_LANCZOS4,
-    "lanczos4": cv2.INTER_LANCZOS4,
-}
 QUALITY_FLAG = {
     "jpg": cv2.IMWRITE_JPEG_QUALITY,
     "png": cv2.IMWRITE_PNG_COMPRESSION,
     "webp": cv2.IMWRITE_WEBP_QUALITY,
+}
+# JPEG decoded at 1/n of its size, by n; OpenCV would turn it by EXIF as well.
+REDUCED = {
+    2: cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_IGNORE_ORIENTATION,
+    4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION,
+    8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION,
 }
 # EXIF 2.32, tag 0x0112: how the stored rows and columns become the picture.
 ORIENT = {
@@ -47,6 +46,9 @@ ORIENT = {
     7: lambda image: cv2.flip(cv2.transpose(image), -1),
     8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
+TRANSPOSED = frozenset({5, 6, 7, 8})
+# An ICC profile begins with a header of this size.
+MIN_PROFILE_BYTES = 128
 
 
 class ImageRefusedError(ValueError):
@@ -55,6 +57,17 @@ class ImageRefusedError(ValueError):
     def __init__(self, state: State, message: str) -> None:
         super().__init__(message)
         self.state = state
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """What an image file says of itself before its pixels: `size` is (height, width), `mode` is Pillow's."""
+
+    format: str
+    mode: str
+    size: tuple[int, int]
+    orientation: int
+    icc: bytes | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,15 +83,21 @@ class Picture:
 
 def process_image(body: bytes, config: ImageConfig) -> Picture:
     """Check, decode, resize and encode one image; raises `ImageRefusedError`."""
-    orientation = check_header(body, config)
-    image = decode(body)
-    if config.orientation == "exif" and orientation in ORIENT:
-        image = ORIENT[orientation](image)
+    header = check_header(body, config)
+    reduction = _reduction(header, config)
+    image = _decoded(body, header, config, reduction)
+    turned = config.orientation == "exif" and header.orientation in ORIENT
+    if turned:
+        image = ORIENT[header.orientation](image)
     original_height, original_width = image.shape[:2]
-    image = resize(image, config)
+    if reduction > 1:
+        transposed = turned and header.orientation in TRANSPOSED
+        original_height, original_width = header.size[::-1] if transposed else header.size
+    image = resize(image, config, (original_height, original_width))
     height, width = image.shape[:2]
+    keep = config.icc == "keep" and header.icc is not None and fits(header.icc, image)
     return Picture(
-        data=encode(image, config),
+        data=encode(image, config, header.icc if keep else None),
         width=width,
         height=height,
         original_width=original_width,
@@ -86,11 +105,13 @@ def process_image(body: bytes, config: ImageConfig) -> Picture:
     )
 
 
-def check_header(body: bytes, config: ImageConfig) -> int:
-    """EXIF orientation (1 to 8), after checking limits on the header alone; raises `ImageRefusedError`."""
+def check_header(body: bytes, config: ImageConfig) -> Header:
+    """The header, after checking limits on it alone; raises `ImageRefusedError`."""
     try:
         with Image.open(io.BytesIO(body), formats=FORMATS) as opened:
             width, height = opened.size
+            icc = opened.info.get("icc_profile") if config.icc != "drop" else None
+            image_format, mode = opened.format or "", opened.mode
             # Only where the block was met before the pixels: Pillow decodes a whole PNG to find a late one.
             orientation = opened.getexif().get(EXIF_ORIENTATION, 1) if "exif" in opened.info else 1
     except UnidentifiedImageError:
@@ -104,13 +125,19 @@ def check_header(body: bytes, config: ImageConfig) -> int:
         message = f"damaged header: {type(error).__name__}: {error}"
         raise ImageRefusedError(State.DECODE_ERROR, message) from error
     _check_limits(width, height, config)
-    return orientation if isinstance(orientation, int) else 1
+    return Header(
+        format=image_format,
+        mode=mode,
+        size=(height, width),
+        orientation=orientation if isinstance(orientation, int) else 1,
+        icc=icc if isinstance(icc, bytes) and len(icc) >= MIN_PROFILE_BYTES else None,
+    )
 
 
-def decode(body: bytes) -> np.ndarray:
+def decode(body: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
     """The first frame as uint8, grey (h, w) or BGR (h, w, 3), alpha laid on white; raises if damaged."""
     try:
-        image = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)
+        image = cv2.imdecode(np.frombuffer(body, np.uint8), flags)
     except cv2.error as error:
         raise ImageRefusedError(State.DECODE_ERROR, f"cannot be decoded: {error.err}") from None
     if image is None:
@@ -120,37 +147,28 @@ def decode(body: bytes) -> np.ndarray:
     if image.dtype != np.uint8:
         raise ImageRefusedError(State.DECODE_ERROR, f"samples of type {image.dtype}, expected 8 or 16 bits")
     if image.ndim == 3 and image.shape[-1] == 4:
-        alpha = image[:, :, 3, np.newaxis]
-        # In float64, as img2dataset does it: float32 would round some pixels the other way.
-        image = alpha / 255 * image[..., :3] + 255 - alpha
-        image = np.rint(image.clip(min=0, max=255)).astype(np.uint8)
+        return on_white(image)
+    if image.ndim == 3 and image.shape[-1] != 3:
+        raise ImageRefusedError(State.DECODE_ERROR, f"{image.shape[-1]} channels, expected 1, 3 or 4")
     return image
 
 
-def resize(image: np.ndarray, config: ImageConfig) -> np.ndarray:
-    """img2dataset's resize modes; returns the array itself where nothing is to be done."""
-    if config.mode == "no":
-        return image
-    height, width = image.shape[:2]
-    by_shorter_side = config.mode in ("keep_ratio", "center_crop")
-    reference = min(height, width) if by_shorter_side else max(height, width)
-    if config.only_if_bigger and reference <= config.size:
-        return image
-    interpolation = (
-        config.downscale_interpolation if reference > config.size else config.upscale_interpolation
-    )
-    scale = config.size / reference
-    shape = max(1, round(width * scale)), max(1, round(height * scale))
-    if shape != (width, height):
-        image = cv2.resize(image, shape, interpolation=INTERPOLATION[interpolation])
-    if config.mode == "center_crop":
-        return _center_crop(image, config.size)
-    return _pad_white(image, config.size) if config.mode == "border" else image
-
-
-def encode(image: np.ndarray, config: ImageConfig) -> bytes:
-    """Encode a grey or BGR image in the configured format."""
-    _, data = cv2.imencode(f".{config.format}", image, [QUALITY_FLAG[config.format], config.quality])
+def encode(image: np.ndarray, config: ImageConfig, icc: bytes | None = None) -> bytes:
+    """Encode a grey or BGR image in the configured format, with an ICC profile where one is given."""
+    extension, parameters = f".{config.format}", [QUALITY_FLAG[config.format], config.quality]
+    try:
+        if icc is None:
+            done, data = cv2.imencode(extension, image, parameters)
+        else:
+            profile = np.frombuffer(icc, np.uint8)
+            done, data = cv2.imencodeWithMetadata(
+                extension, image, [cv2.IMAGE_METADATA_ICCP], [profile], parameters
+            )
+    except cv2.error:
+        done = False
+    if not done:  # formats have a longest side: 16,383 for WebP
+        size = f"{image.shape[1]} x {image.shape[0]} pixels"
+        raise ImageRefusedError(State.TOO_LARGE, f"{size} cannot be encoded as {config.format}")
     return data.tobytes()
 
 
@@ -166,17 +184,29 @@ def exif_json(body: bytes) -> str | None:
     return json.dumps({name: str(value).strip() for name, value in tags.items() if value is not None})
 
 
-def _center_crop(image: np.ndarray, size: int) -> np.ndarray:
-    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
-    return image[top : top + size, left : left + size]
+def _decoded(body: bytes, header: Header, config: ImageConfig, reduction: int) -> np.ndarray:
+    """The image as `decode` gives it, 1 / `reduction` as large, in sRGB where that is asked for."""
+    profile = header.icc if config.icc == "convert_srgb" else None
+    if profile is not None and header.mode == "CMYK":
+        try:
+            image = cmyk_to_srgb(body, profile)
+        except Exception as error:  # as in check_header
+            message = f"cannot be decoded: {type(error).__name__}: {error}"
+            raise ImageRefusedError(State.DECODE_ERROR, message) from error
+        if image is not None:
+            return image
+    image = decode(body, REDUCED[reduction]) if reduction > 1 else decode(body)
+    return image if profile is None else to_srgb(image, profile)
 
 
-def _pad_white(image: np.ndarray, size: int) -> np.ndarray:
-    down, right = size - image.shape[0], size - image.shape[1]
-    top, left = down // 2, right // 2
-    return cv2.copyMakeBorder(
-        image, top, down - top, left, right - left, cv2.BORDER_CONSTANT, value=(255, 255, 255)
-    )
+def _reduction(header: Header, config: ImageConfig) -> int:
+    """By how much a JPEG may be decoded smaller and still be no smaller than what will be stored."""
+    height, width = header.size
+    fast = config.fast_jpeg and header.format == "JPEG" and header.mode == "RGB"
+    if not fast or not is_resized(width, height, config):
+        return 1
+    across, down = resized_shape(width, height, config)
+    return max((n for n in REDUCED if width // n >= across and height // n >= down), default=1)
 
 
 def _check_limits(width: int, height: int, config: ImageConfig) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter, deque
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Generator, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,8 @@ import cv2
 import pyarrow as pa
 
 from infra.addresses import AddressPolicy
-from infra.http import Fetcher, FetchFailure, FetchPolicy
+from infra.fetch_loop import fetch_loop
+from infra.http import Fetcher, FetchFailure, FetchPolicy, Share
 from infra.shards import Sample, sample_key, shard_name, write_parquet, write_tar
 from infra.store import Draft, Rows
 from pipelines.acquire.config import VERIFY_HASH, AcquireConfig, AcquireResources
@@ -97,23 +99,36 @@ def output_schema(schema: pa.Schema, config: AcquireConfig) -> pa.Schema:
 
 def fetch_policy(config: AcquireConfig) -> FetchPolicy:
     """The fetcher's policy as the recipe states it."""
-    settings = config.fetch.model_dump(exclude={"allow_private", "disallowed_directives"})
+    fetch = config.fetch
+    settings = fetch.model_dump(exclude={"allow_private", "contact", "disallowed_directives", "user_agent"})
     return FetchPolicy(
         **settings,
-        disallowed_directives=frozenset(d.lower() for d in config.fetch.disallowed_directives),
-        addresses=AddressPolicy.of(config.fetch.allow_private),
+        user_agent=f"{fetch.user_agent} (+{fetch.contact})" if fetch.contact else fetch.user_agent,
+        disallowed_directives=frozenset(d.lower() for d in fetch.disallowed_directives),
+        addresses=AddressPolicy.of(fetch.allow_private),
+    )
+
+
+def fetch_share(resources: AcquireResources) -> Share:
+    """The part of the run's limits that one shard in flight may use."""
+    return Share(
+        connections=resources.connections,
+        per_host=resources.per_host,
+        delay_s=resources.per_host_delay_s,
+        of=resources.shards_in_flight,
     )
 
 
 def _samples(job: ShardJob, rows: list[dict[str, Any]], facts: list[dict[str, Any]]) -> Iterator[Sample]:
     """Samples of the shard in key order; appends every row's metadata and facts on the way."""
-    with asyncio.Runner() as runner, ThreadPoolExecutor(job.resources.decode_threads) as decoders:
-        results = _results(job, decoders)
-        inputs = iter(_without_hash(job.table).to_pylist())
-        for position in range(job.table.num_rows):
-            result: RowResult = runner.run(anext(results))
+    inputs = _without_hash(job.table).to_pylist()
+    with (
+        ThreadPoolExecutor(job.resources.decode_threads) as decoders,
+        closing(_results(job, decoders)) as results,
+    ):
+        for position, result in enumerate(results):
             key = sample_key(job.index, position, job.config.shard_size)
-            row = _metadata(next(inputs), key, result, job.config)
+            row = _metadata(inputs[position], key, result, job.config)
             rows.append(row)
             facts.append(
                 {"key": key, "content_type": result.content_type, "fetched_bytes": result.fetched_bytes}
@@ -126,26 +141,27 @@ def _samples(job: ShardJob, rows: list[dict[str, Any]], facts: list[dict[str, An
                     caption=row.get("caption") or "",
                     metadata=row,
                 )
-        runner.run(results.aclose())
 
 
-async def _results(job: ShardJob, decoders: Executor) -> Any:
+def _results(job: ShardJob, decoders: Executor) -> Generator[RowResult, None, None]:
     """Row results in row order, at most `window` of them under way: memory does not grow with the shard."""
-    fetcher = Fetcher(
-        fetch_policy(job.config), connections=job.resources.connections, per_host=job.resources.per_host
-    )
-    async with fetcher:
-        under_way: deque[asyncio.Task[RowResult]] = deque()
+    loop = fetch_loop()
+    fetcher = loop.fetcher(fetch_policy(job.config), fetch_share(job.resources))
+    under_way: deque[Future[RowResult]] = deque()
+    try:
         for position, (url, digest) in enumerate(_requests(job.table)):
             if key := job.repeats.get(position):
                 row = _done(RowResult(state=State.DUPLICATE_URL, message=f"same URL as {key}"))
             else:
                 row = _acquire(url, digest, fetcher, decoders, job.config)
-            under_way.append(asyncio.create_task(row))
+            under_way.append(loop.submit(row))
             if len(under_way) == job.resources.window:
-                yield await under_way.popleft()
+                yield under_way.popleft().result()
         while under_way:
-            yield await under_way.popleft()
+            yield under_way.popleft().result()
+    finally:
+        for future in under_way:
+            future.cancel()
 
 
 async def _acquire(

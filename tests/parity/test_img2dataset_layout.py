@@ -49,6 +49,9 @@ def bodies() -> dict[str, bytes]:
         ("alpha png", "RGBA", "PNG"),
         ("palette png", "P", "PNG"),
         ("alpha webp", "RGBA", "WEBP"),
+        ("grey alpha png", "LA", "PNG"),
+        ("cmyk jpeg", "CMYK", "JPEG"),
+        ("gif", "P", "GIF"),
     ):
         buffer = io.BytesIO()
         Image.fromarray(colour).convert(mode).save(buffer, image_format)
