@@ -26,6 +26,7 @@ from workflows.graph import Node
 from workflows.plan import Plan, PlannedStep, State, address_of, resolve_inputs, taken_up
 from workflows.record import RunRecord, StepRecord, journal_path, load_record, now_ms, run_folder
 from workflows.refusal import StepFailed
+from workflows.snapshots import taken
 from workflows.tracking import NoTracker
 
 
@@ -83,10 +84,11 @@ class Runner:
             record.state = "skipped"
             return
         inputs, _ = resolve_inputs(node, self.store, self._made)
-        address = address_of(node, inputs)
+        finished = taken(node, self.store, address_of(node, inputs))
+        artifact = finished.artifact if finished else None
+        address = artifact.address if artifact else address_of(node, inputs)
         record.address = address
         record.journal = str(journal_path(self.plan.root, node.step.produces, address).absolute())
-        artifact = self.store.find(node.step.produces, address)
         if artifact is not None:
             record.state = "memoised"
             self._note(record, artifact)

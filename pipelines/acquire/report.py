@@ -33,7 +33,8 @@ def write_report(draft: Draft) -> dict[str, Any]:
             states[state] += 1
             hosts[_host(row["url"])][state] += 1
             if state == State.OK:
-                sides.append(min(row["original_width"], row["original_height"]))
+                if row["original_width"] is not None:  # an adopted shard may not know
+                    sides.append(min(row["original_width"], row["original_height"]))
             elif len(examples[state]) < EXAMPLES_PER_STATE:
                 examples[state].append({"url": row["url"], "message": row["error_message"]})
     report = {

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from infra.addresses import AddressPolicy
 from infra.http import Fetcher, FetchFailure, FetchPolicy
@@ -35,13 +37,17 @@ WRITTEN = (
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """Rows `table` of shard `index`, and everything a worker needs to commit them."""
+    """Rows `table` of shard `index`, and everything a worker needs to commit them.
+
+    `keys` are the rows' keys where the table holds only some rows of the shard; otherwise they are counted.
+    """
 
     draft: Draft
     index: int
     table: pa.Table
     config: AcquireConfig
     resources: AcquireResources
+    keys: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,14 +66,26 @@ def acquire_shard(job: ShardJob) -> Rows:
     cv2.setNumThreads(1)  # parallelism is across shards and decode threads
     name = shard_name(job.index)
     rows: list[dict[str, Any]] = []
-    tar, table = job.draft.temporary(f"{name}.tar"), job.draft.temporary(f"{name}.parquet")
-    write_tar(tar, _samples(job, rows))
-    write_parquet(table, pa.Table.from_pylist(rows, schema=output_schema(job.table.schema, job.config)))
-    states = Counter(str(row["status"]) for row in rows)
+    tar = job.draft.temporary(f"{name}.tar")
+    write_tar(tar, fetch_samples(job, rows))
+    table = pa.Table.from_pylist(rows, schema=output_schema(job.table.schema, job.config))
+    return commit_shard(job.draft, name, tar, table, total=job.table.num_rows)
+
+
+def commit_shard(draft: Draft, name: str, tar: Path, table: pa.Table, *, total: int) -> Rows:
+    """Commit a shard of a corpus from its finished tar and its rows; returns its account of `total` rows."""
+    parquet = draft.temporary(f"{name}.parquet")
+    write_parquet(parquet, table)
+    states = {count["values"]: count["counts"] for count in pc.value_counts(table["status"]).to_pylist()}
     kept = states.pop(str(State.OK), 0)
-    account = Rows(total=job.table.num_rows, kept=kept, failed=sum(states.values()), reasons=dict(states))
-    job.draft.commit_shard(name, {f"{name}.tar": tar, f"{name}.parquet": table}, account)
+    account = Rows(total=total, kept=kept, failed=sum(states.values()), reasons=states)
+    draft.commit_shard(name, {f"{name}.tar": tar, f"{name}.parquet": parquet}, account)
     return account
+
+
+def input_columns(schema: pa.Schema) -> list[str]:
+    """Names of those columns of a shard's Parquet that came with the URL list."""
+    return schema.names[: schema.get_field_index("key")]
 
 
 def output_schema(schema: pa.Schema, config: AcquireConfig) -> pa.Schema:
@@ -88,14 +106,14 @@ def fetch_policy(config: AcquireConfig) -> FetchPolicy:
     )
 
 
-def _samples(job: ShardJob, rows: list[dict[str, Any]]) -> Iterator[Sample]:
+def fetch_samples(job: ShardJob, rows: list[dict[str, Any]]) -> Iterator[Sample]:
     """Samples of the shard in key order; appends every row's metadata to `rows` on the way."""
     with asyncio.Runner() as runner, ThreadPoolExecutor(job.resources.decode_threads) as decoders:
         results = _results(job, decoders)
         inputs = iter(job.table.to_pylist())
         for position in range(job.table.num_rows):
             result: RowResult = runner.run(anext(results))
-            key = sample_key(job.index, position, job.config.shard_size)
+            key = job.keys[position] if job.keys else sample_key(job.index, position, job.config.shard_size)
             row = _metadata(next(inputs), key, result, job.config)
             rows.append(row)
             if result.picture is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from infra.store import Artifact
 from pipelines.acquire.config import AcquireConfig, AcquireResources
 from pipelines.acquire.reader import UrlListError, iter_shards, open_url_list
 from pipelines.step import Context, Estimate, Step
+
+AcquireContext = Context[Any, AcquireResources]
 
 URLS_FILE = "urls.parquet"
 # Measured on two cores with the demo's settings; only `plan` uses them.
@@ -35,6 +37,7 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
     kind = "acquire"
     produces = "corpus"
     version = 1
+    observes = True
     Config = AcquireConfig
     Resources = AcquireResources
 
@@ -54,17 +57,11 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
                 open_url_list(Path(config.url_list), config.columns)
             except UrlListError as error:
                 problems.append(str(error))
-        if config.extract_exif and find_spec("exifread") is None:
-            problems.append("extract_exif needs the package exifread: pip install exifread")
-        return problems
+        return problems + package_problems(config)
 
     def check_inputs(self, config: AcquireConfig, inputs: Mapping[str, Artifact]) -> list[str]:  # noqa: ARG002
         """The port of a site that is to be served must be free."""
-        if "serve" not in inputs:
-            return []
-        site = Site.open(inputs["serve"].path)
-        problem = port_problem(site.host, site.port)
-        return [problem] if problem else []
+        return port_problems(inputs)
 
     def estimate(self, config: AcquireConfig, inputs: Mapping[str, Estimate]) -> Estimate:
         rows = inputs["urls"].rows if "urls" in inputs else 0
@@ -76,30 +73,65 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
         return Estimate(rows=rows, disk_bytes=rows * BYTES_PER_ROW, seconds=rows / ROWS_PER_SECOND)
 
     def run(self, context: Context[AcquireConfig, AcquireResources]) -> dict[str, Any]:
-        from pipelines.acquire.report import REPORT_FILE, write_report
-        from pipelines.acquire.shard import acquire_shard
-        from pipelines.distribute import for_each
-
-        rows, batches = open_url_list(_url_list(context), context.config.columns)
-        committed = context.draft.committed()
-        done = sum(record.rows.total for record in committed.values())
-        context.progress.start(rows, done=done)
-        with ExitStack() as stack:
-            if "serve" in context.inputs and done < rows:
-                stack.enter_context(Origin(Site.open(context.inputs["serve"].path)))
-            for account in for_each(
-                acquire_shard,
-                _jobs(context, batches, set(committed)),
-                in_flight=context.resources.shards_in_flight,
-                num_cpus=context.resources.cpus_per_shard,
-            ):
-                context.progress.advance(account.total)
-        summary = write_report(context.draft)
-        context.journal.artifact(context.draft.path / REPORT_FILE)
-        return summary
+        fetch_list(context)
+        return report(context)
 
 
-def _url_list(context: Context[AcquireConfig, AcquireResources]) -> Path:
+def fetch_list(context: AcquireContext, *, first_shard: int = 0) -> None:
+    """Fetch every row of the step's URL list into the shards from `first_shard` on that are not committed."""
+    from pipelines.acquire.shard import acquire_shard
+    from pipelines.distribute import for_each
+
+    rows, batches = open_url_list(_url_list(context), context.config.columns)
+    committed = context.draft.committed()
+    done = sum(record.rows.total for name, record in committed.items() if int(name) >= first_shard)
+    context.progress.start(rows, done=done)
+    with serving(context, needed=done < rows):
+        for account in for_each(
+            acquire_shard,
+            _jobs(context, batches, set(committed), first_shard),
+            in_flight=context.resources.shards_in_flight,
+            num_cpus=context.resources.cpus_per_shard,
+        ):
+            context.progress.advance(account.total)
+
+
+@contextmanager
+def serving(context: AcquireContext, *, needed: bool) -> Iterator[None]:
+    """Serve the site of the input `serve`, if there is one, as long as it is `needed`."""
+    if "serve" not in context.inputs or not needed:
+        yield
+        return
+    with Origin(Site.open(context.inputs["serve"].path)):
+        yield
+
+
+def report(context: AcquireContext) -> dict[str, Any]:
+    """Write the report over all shards of the draft and hand it to tracking; returns the summary."""
+    from pipelines.acquire.report import REPORT_FILE, write_report
+
+    summary = write_report(context.draft)
+    context.journal.artifact(context.draft.path / REPORT_FILE)
+    return summary
+
+
+def package_problems(config: AcquireConfig) -> list[str]:
+    """What the settings need and is not installed, one line each."""
+    if config.extract_exif and find_spec("exifread") is None:
+        return ["extract_exif needs the package exifread: pip install exifread"]
+    return []
+
+
+def port_problems(inputs: Mapping[str, Artifact]) -> list[str]:
+    """A line where the port of the site that is to be served is taken."""
+    if "serve" not in inputs:
+        return []
+    site = Site.open(inputs["serve"].path)
+    problem = port_problem(site.host, site.port)
+    return [problem] if problem else []
+
+
+def _url_list(context: AcquireContext) -> Path:
     if "urls" in context.inputs:
         return context.inputs["urls"].path / URLS_FILE
     if context.config.url_list is None:
@@ -108,14 +140,13 @@ def _url_list(context: Context[AcquireConfig, AcquireResources]) -> Path:
 
 
 def _jobs(
-    context: Context[AcquireConfig, AcquireResources],
-    batches: Iterator[pa.RecordBatch],
-    committed: set[str],
+    context: AcquireContext, batches: Iterator[pa.RecordBatch], committed: set[str], first_shard: int
 ) -> Iterator[Any]:
     """The shards that are still to be done, read from the list as they are submitted."""
     from pipelines.acquire.shard import ShardJob
 
-    for index, table in iter_shards(batches, context.config.shard_size):
+    for position, table in iter_shards(batches, context.config.shard_size):
+        index = first_shard + position
         if shard_name(index) not in committed:
             yield ShardJob(
                 draft=context.draft,
