@@ -97,7 +97,10 @@ def append(acquisition: Acquisition, urls: str, *, quiet: bool, tracking: bool) 
     """Add the rows of the list `urls`; nothing is made where a list of this content was taken before."""
     recipe = _next(acquisition, Append(), {"url_list": urls})
     (node,) = recipe.nodes
-    digest = node.step.identity(node.config).get("url_list", "")
+    try:
+        digest = node.step.identity(node.config).get("url_list", "")
+    except (OSError, ValueError) as error:  # a list that it digests
+        raise Refusal(f"URL list {urls}: {error}") from None
     if digest in _lists(acquisition):
         return Outcome(parent=acquisition.newest, newest=acquisition.newest)
     return _take(acquisition, recipe, {"urls": urls, "digest": digest}, quiet=quiet, tracking=tracking)

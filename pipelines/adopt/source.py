@@ -46,7 +46,8 @@ def folder_problems(folder: Path) -> list[str]:
         for shard in shards
         if not SHARD_NAME.match(shard.name)
     ]
-    if any(shard.parquet for shard in shards):
+    tables = sorted(folder.glob("*.parquet"))
+    if tables:
         problems += [
             f"{shard.tar}: has no {shard.name}.parquet beside it as the others have, so its download was not "
             "finished; finish it, or move the tar away"
@@ -56,7 +57,7 @@ def folder_problems(folder: Path) -> list[str]:
     names = {shard.name for shard in shards}
     problems += [
         f"{path}: has no {path.stem}.tar beside it; restore the tar, or move this file away"
-        for path in sorted(folder.glob("*.parquet"))
+        for path in tables
         if path.stem not in names
     ]
     return problems

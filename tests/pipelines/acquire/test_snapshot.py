@@ -150,7 +150,7 @@ def test_a_list_with_other_columns_is_refused(
     urls = tmp_path / "other.parquet"
     pq.write_table(table, urls)
     config = AppendConfig(**settings(port), parent=corpus.address, url_list=str(urls))
-    (problem,) = Append().check_inputs(config, {"corpus": corpus})
+    (problem,) = Append().check(config) + Append().check_inputs(config, {"corpus": corpus})
     assert str(urls) in problem and got in problem
 
 
