@@ -167,7 +167,7 @@ def asked_again(corpus: Artifact, only: frozenset[str] | tuple[str, ...]) -> int
 
 
 def columns_problem(config: AppendConfig, corpus: Artifact) -> str | None:
-    """A line where a further list's columns are not the corpus's; `check` tells of one that cannot be read."""
+    """A line where a list's columns are not the corpus's; `check` tells of one that cannot be read."""
     from pipelines.acquire.shard import input_columns
 
     first = corpus.path / f"{corpus.shards[0].name}.parquet"
