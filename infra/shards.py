@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,26 +42,40 @@ def sample_key(shard: int, row: int, shard_size: int) -> str:
 
 
 def write_tar(path: Path, samples: Iterable[Sample]) -> None:
-    """Write samples (in the order given: sort by key first) as a WebDataset tar with zeroed dates.
+    """Write samples (in the order given: sort by key first) as a WebDataset tar with zeroed dates."""
+    write_members(path, map(sample_members, samples))
+
+
+def sample_members(sample: Sample) -> tuple[str, dict[str, bytes]]:
+    """The sample's key, and its members by extension; dates and decimals, which JSON lacks, as text."""
+    return sample.key, {
+        sample.extension: sample.image,
+        "json": json.dumps(sample.metadata, indent=4, default=str).encode(),
+        "txt": sample.caption.encode(),
+    }
+
+
+def write_members(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> None:
+    """Write (key, members by extension) in the order given, as `write_tar` does.
 
     The members are those of `webdataset.TarWriter`, without its import of torch: 3 s of CPU in every worker.
-    Dates and decimals of the metadata, which JSON does not know, are written as text.
     """
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
-        for sample in samples:
-            members = {
-                sample.extension: sample.image,
-                "json": json.dumps(sample.metadata, indent=4, default=str).encode(),
-                "txt": sample.caption.encode(),
-            }
+        for key, members in samples:
             for extension, data in sorted(members.items()):
-                info = tarfile.TarInfo(f"{sample.key}.{extension}")
+                info = tarfile.TarInfo(f"{key}.{extension}")
                 info.size, info.mode, info.uname, info.gname = len(data), 0o444, "bigdata", "bigdata"
                 archive.addfile(info, io.BytesIO(data))
 
 
 def read_tar(source: Path | BinaryIO) -> Iterator[Sample]:
     """Yield samples of a shard in file order; a missing caption or JSON reads as empty."""
+    for key, members in read_members(source):
+        yield _sample(key, members)
+
+
+def read_members(source: Path | BinaryIO) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield (key, members by extension) of a shard in file order, every byte as stored."""
     archive = tarfile.open(source) if isinstance(source, Path) else tarfile.open(fileobj=source)  # noqa: SIM115
     with archive:
         members: dict[str, bytes] = {}
@@ -71,14 +85,14 @@ def read_tar(source: Path | BinaryIO) -> Iterator[Sample]:
                 continue
             key, _, extension = info.name.partition(".")
             if current is not None and key != current:
-                yield _sample(current, members)
+                yield current, members
                 members = {}
             current = key
             stream = archive.extractfile(info)
             assert stream is not None  # regular files always have one
             members[extension] = stream.read()
         if current is not None:
-            yield _sample(current, members)
+            yield current, members
 
 
 def _sample(key: str, members: dict[str, bytes]) -> Sample:

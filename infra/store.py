@@ -15,6 +15,7 @@ then is its record written (itself by rename).  A record on disk therefore alway
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ from infra.digests import digest_of, sha256_of_file
 MANIFEST_SCHEMA = 1
 SHARDS = "_shards"
 WORK = "_work"
+NO_HARD_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)
 
 
 class StoreError(RuntimeError):
@@ -194,8 +196,24 @@ class Draft:
         for final, path in files.items():
             self.commit_file(final, path)
         record = ShardRecord(name=name, rows=rows, sha256=sha256, size_bytes=size_bytes)
-        self.write_bytes(f"{SHARDS}/{name}.json", _json_bytes(asdict(record)))
+        self._record(record)
         return record
+
+    def link_shard(self, record: ShardRecord, source: Path) -> None:
+        """Commit a shard of the finished artifact at `source` here as well, unchanged.
+
+        Its files are hard-linked, which is safe as nobody writes into a committed file; where the file
+        system has no hard links, they are copied.
+        """
+        for file in record.sha256:
+            temporary = self.temporary(file)
+            temporary.unlink(missing_ok=True)  # of a process of the same number that was killed
+            _link_or_copy(source / file, temporary)
+            self.commit_file(file, temporary)
+        self._record(record)
+
+    def _record(self, record: ShardRecord) -> None:
+        self.write_bytes(f"{SHARDS}/{record.name}.json", _json_bytes(asdict(record)))
 
     def committed(self) -> dict[str, ShardRecord]:
         """The shards that need no work.  A record whose files are gone or cut short is ignored."""
@@ -315,6 +333,15 @@ def commit_file(temporary: Path, final: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        shutil.copyfile(source, target)
 
 
 @cache

@@ -11,6 +11,7 @@ from pipelines.step import Step
 STEPS: dict[str, str] = {
     "openmoji_site": "pipelines.demo.site:OpenMojiSite",
     "acquire": "pipelines.acquire.step:Acquire",
+    "adopt": "pipelines.adopt.step:Adopt",
     "annotate": "pipelines.annotate.step:Annotate",
     "deduplicate": "pipelines.deduplicate:Deduplicate",
     "judge": "pipelines.judge.step:Judge",

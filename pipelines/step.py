@@ -99,11 +99,13 @@ class Step(ABC, Generic[ConfigT, ResourcesT]):
         kind: the name in recipes (`kind: acquire`).
         produces: the artifact kind, and the folder in the store.
         version: raised by hand whenever the bytes written for the same config and inputs change.
+        observes: its artifact is a dated observation, which later snapshots may take the place of.
     """
 
     kind: ClassVar[str]
     produces: ClassVar[str]
     version: ClassVar[int]
+    observes: ClassVar[bool] = False
     Config: ClassVar[type[StepConfig]]
     Resources: ClassVar[type[Resources]] = Resources
 

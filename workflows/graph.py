@@ -11,6 +11,9 @@ from typing import Any
 from pipelines.step import Resources, Step, StepConfig
 from workflows.refusal import did_you_mean
 
+# Which snapshot of an acquisition a step stands for; anything else is the start of an address.
+NEWEST_SNAPSHOT, FIRST_SNAPSHOT = "newest", "first"
+SNAPSHOT = r"^(newest|first|[0-9a-f]{8,64})$"
 STEP_REFERENCE = re.compile(r"^\$\{steps\.([^}]+)\}$")
 ARTIFACT_REFERENCE = re.compile(r"^\$\{artifact:([a-z0-9_]+)/([0-9a-f]{8,64})\}$")
 
@@ -48,6 +51,8 @@ class Node:
     config: StepConfig
     resources: Resources
     inputs: Mapping[str, Reference]
+    snapshot: str = NEWEST_SNAPSHOT
+    """For a step that observes: which of its snapshots it stands for, `SNAPSHOT`."""
 
     @property
     def needs(self) -> list[str]:

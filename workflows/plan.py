@@ -13,6 +13,7 @@ from pipelines.step import Estimate, step_address
 from workflows.graph import ArtifactReference, Node, Reference, StepReference, with_descendants
 from workflows.recipe import Recipe
 from workflows.refusal import Refusal
+from workflows.snapshots import taken
 
 MEMORY_BYTES = 2 * 2**30
 """What a local Ray instance with one small step needs; less ends in the kernel's out-of-memory killer."""
@@ -29,7 +30,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStep:
-    """One step of a plan.  `address` is empty as long as an input is not made yet."""
+    """One step of a plan.  `address` is empty as long as an input is not made yet.
+
+    Of a finished step it is the address of the snapshot that stands for it.
+    """
 
     node: Node
     state: State
@@ -143,11 +147,16 @@ def _plan_step(
         found = (node.step.check(node.config) or [str(error)]) if asked else []
         state, why = (State.BLOCKED, found[0]) if asked else (State.SKIPPED, str(error))
         return PlannedStep(node=node, state=state, why=why, estimate=Estimate()), found
-    artifact = store.find(node.step.produces, address) if address else None
-    if artifact is not None:
-        estimate = _measured(artifact)
+    finished = taken(node, store, address) if address else None
+    if finished is not None:
+        artifact = finished.artifact
         done = PlannedStep(
-            node=node, state=State.DONE, why="finished", address=address, artifact=artifact, estimate=estimate
+            node=node,
+            state=State.DONE,
+            why=finished.why,
+            address=artifact.address,
+            artifact=artifact,
+            estimate=_measured(artifact),
         )
         return done, []
     estimates = {

@@ -9,6 +9,7 @@ A recipe::
       site: {kind: openmoji_site, images: 1700}
       acquire:
         kind: acquire
+        snapshot: newest               # the default; or `first`, or the start of a snapshot's address
         urls: ${steps.site}            # or pinned: ${artifact:urls/0123456789abcdef}
     resources:                         # what cannot change bytes; enters no digest
       acquire: {workers: 2}
@@ -16,6 +17,7 @@ A recipe::
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,17 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from infra.digests import digest_of
 from pipelines.registry import STEPS, UnknownStepError, load_step
 from pipelines.step import Resources, Step, StepConfig, file_fields, input_kinds
-from workflows.graph import Node, Reference, find_cycle, in_order, parse_reference, wiring_problem
+from workflows.graph import (
+    FIRST_SNAPSHOT,
+    NEWEST_SNAPSHOT,
+    SNAPSHOT,
+    Node,
+    Reference,
+    find_cycle,
+    in_order,
+    parse_reference,
+    wiring_problem,
+)
 from workflows.recipe_file import RecipeSource, read_recipe
 from workflows.refusal import Refusal, did_you_mean
 from workflows.validation import problems_of
@@ -81,6 +93,9 @@ class Recipe:
         }
         resources = {n.name: n.resources.model_dump(mode="json") for n in self.nodes}
         data["resources"] = {name: values for name, values in resources.items() if values}
+        for n in self.nodes:
+            if n.snapshot != NEWEST_SNAPSHOT:
+                data["steps"][n.name]["snapshot"] = n.snapshot
         return data
 
     def run_id(self) -> str:
@@ -97,6 +112,8 @@ class Recipe:
             config = node.config.model_dump(mode="json", exclude=set(file_fields(type(node.config))))
             steps[node.name] = {"kind": node.step.kind, "version": node.step.version, "config": config}
             steps[node.name]["identity"] = identity
+            if node.snapshot != NEWEST_SNAPSHOT:
+                steps[node.name]["snapshot"] = node.snapshot
         return digest_of({"name": self.name, "model_name": self.model_name, "steps": steps})[:16]
 
 
@@ -164,9 +181,15 @@ def _node(
     name: str, step: Step[Any, Any], head: RecipeFile, source: RecipeSource, problems: list[str]
 ) -> Node | None:
     values = {key: value for key, value in head.steps[name].items() if key != "kind"}
+    snapshot = values.pop("snapshot", NEWEST_SNAPSHOT) if step.observes else NEWEST_SNAPSHOT
     for field in file_fields(step.Config):
         values |= _beside(source.path, field, values.get(field))
     found: list[str] = []
+    if not isinstance(snapshot, str) or not re.match(SNAPSHOT, snapshot):
+        found.append(
+            f"{_where(source, 'steps', name, 'snapshot')}: given {snapshot!r}; expected {NEWEST_SNAPSHOT}, "
+            f"{FIRST_SNAPSHOT} or the start of an address (8 to 64 hexadecimal digits, in quotes)"
+        )
     config: StepConfig | None = None
     resources: Resources | None = None
     try:
@@ -192,7 +215,9 @@ def _node(
             problems.append(f"{_where(source, 'steps', name, field)}: {reference}")
             return None
         inputs[field] = reference
-    return Node(name=name, step=step, config=config, resources=resources, inputs=inputs)
+    return Node(
+        name=name, step=step, config=config, resources=resources, inputs=inputs, snapshot=str(snapshot)
+    )
 
 
 def _beside(recipe: Path, field: str, value: Any) -> dict[str, str]:

@@ -34,6 +34,7 @@ from workflows.record import (
     run_folder,
 )
 from workflows.refusal import StepFailed
+from workflows.snapshots import taken
 from workflows.tracking import NoTracker
 
 
@@ -91,10 +92,11 @@ class Runner:
             record.state = "skipped"
             return
         inputs, _ = resolve_inputs(node, self.store, self._made)
-        address = address_of(node, inputs)
+        finished = taken(node, self.store, address_of(node, inputs))
+        artifact = finished.artifact if finished else None
+        address = artifact.address if artifact else address_of(node, inputs)
         record.address = address
         record.journal = str(journal_path(self.plan.root, node.step.produces, address).absolute())
-        artifact = self.store.find(node.step.produces, address)
         if artifact is not None:
             record.state = "memoised"
             self._note(record, artifact)

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipelines.registry import STEPS, load_step
 from pipelines.step import StepConfig
+from workflows.graph import NEWEST_SNAPSHOT, SNAPSHOT
 from workflows.recipe import RecipeFile
 
 REFERENCE = r"^\$\{(steps\.[^}]+|artifact:[a-z0-9_]+/[0-9a-f]{8,64})\}$"
@@ -25,6 +26,14 @@ def recipe_schema() -> dict[str, Any]:
     for kind in sorted(STEPS):
         step = load_step(kind)
         definitions |= _definitions(kind, step.Config)
+        if step.observes:
+            definitions[kind]["properties"]["snapshot"] = {
+                "description": "which snapshot stands for the step: the newest, the first, or the one whose "
+                "address starts so",
+                "pattern": SNAPSHOT,
+                "type": "string",
+                "default": NEWEST_SNAPSHOT,
+            }
         steps[kind] = f"#/$defs/{kind}"
         theirs = step.Resources.model_json_schema()
         if theirs not in resources:

@@ -12,8 +12,10 @@ SCHEMA = pa.schema(
         ("key", pa.string()),
         ("content_type", pa.string()),  # as the server claimed it; null where no body came
         ("fetched_bytes", pa.int64()),
+        ("expected_hash", pa.string()),  # as the list gave it: a retry checks it again
     ]
 )
+Facts = dict[str, str | int | None]
 
 
 def facts_file(shard: str) -> str:
@@ -21,7 +23,18 @@ def facts_file(shard: str) -> str:
     return f"{shard}_fetch.arrow"
 
 
-def write_facts(path: Path, rows: list[dict[str, object]]) -> None:
+def facts_table(rows: list[Facts]) -> pa.Table:
+    """Facts as a table, in one chunk."""
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def write_facts(path: Path, facts: pa.Table) -> None:
     """Write the facts of a shard's rows, in the order of its Parquet."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-        writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+        writer.write_table(facts)
+
+
+def read_facts(folder: Path, shard: str) -> pa.Table | None:
+    """Facts of a shard's rows; None for a shard that we did not fetch."""
+    path = folder / facts_file(shard)
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all() if path.exists() else None

@@ -14,11 +14,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from infra.store import Draft
-from pipelines.acquire.facts import facts_file
+from pipelines.acquire.facts import read_facts
 from pipelines.acquire.states import State
 
 REPORT_FILE = "acquire_report.json"
@@ -54,7 +53,8 @@ class Tally:
             self.hosts[_host(row["url"])][state] += 1
             self.content_types[content_type or UNKNOWN][state] += 1
             if state == State.OK:
-                self.shorter_side[_bin(min(row["original_width"], row["original_height"]))] += 1
+                if row["original_width"] is not None:  # an adopted shard may not know
+                    self.shorter_side[_bin(min(row["original_width"], row["original_height"]))] += 1
             elif len(self.examples[state]) < EXAMPLES_PER_STATE:
                 self.examples[state].append({"url": row["url"], "message": row["error_message"]})
         if facts is not None:
@@ -90,10 +90,9 @@ def write_report(draft: Draft) -> dict[str, Any]:
     """Write the report as JSON and as a page into the draft; returns the step's summary."""
     tally = Tally()
     for name, record in sorted(draft.committed().items()):
-        facts = draft.path / facts_file(name)
         tally.add(
             pq.read_table(draft.path / f"{name}.parquet"),
-            pa.ipc.open_file(pa.memory_map(str(facts))).read_all() if facts.exists() else None,
+            read_facts(draft.path, name),
             sum(size for file, size in record.size_bytes.items() if file.endswith(".tar")),
         )
     report = tally.report()

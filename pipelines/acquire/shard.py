@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import cv2
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from infra.addresses import AddressPolicy
 from infra.fetch_loop import fetch_loop
@@ -21,7 +23,7 @@ from infra.shards import Sample, sample_key, shard_name, write_parquet, write_ta
 from infra.store import Draft, Rows
 from pipelines.acquire.config import VERIFY_HASH, AcquireConfig, AcquireResources
 from pipelines.acquire.decode import ImageRefusedError, Picture, exif_json, process_image
-from pipelines.acquire.facts import facts_file, write_facts
+from pipelines.acquire.facts import Facts, facts_file, facts_table, write_facts
 from pipelines.acquire.states import State
 
 # img2dataset's order and types; the input's columns stand before these.
@@ -41,6 +43,7 @@ class ShardJob:
     """Rows `table` of shard `index`, and everything a worker needs to commit them.
 
     `repeats` are the positions in the shard whose URL stands further up in the list, with its key there.
+    `keys` are the rows' keys where the table holds only some rows of the shard; otherwise they are counted.
     """
 
     draft: Draft
@@ -49,6 +52,7 @@ class ShardJob:
     config: AcquireConfig
     resources: AcquireResources
     repeats: dict[int, str] = field(default_factory=dict)
+    keys: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,21 +76,32 @@ def acquire_shard(job: ShardJob) -> Rows:
     cv2.setNumThreads(1)  # parallelism is across shards and decode threads
     name = shard_name(job.index)
     rows: list[dict[str, Any]] = []
-    facts: list[dict[str, Any]] = []
-    final = {suffix: f"{name}.{suffix}" for suffix in ("tar", "parquet")} | {"facts": facts_file(name)}
-    files = {kind: job.draft.temporary(file) for kind, file in final.items()}
-    write_tar(files["tar"], _samples(job, rows, facts))
-    write_facts(files["facts"], facts)
-    write_parquet(
-        files["parquet"], pa.Table.from_pylist(rows, schema=output_schema(job.table.schema, job.config))
-    )
-    states = Counter(str(row["status"]) for row in rows)
+    facts: list[Facts] = []
+    tar = job.draft.temporary(f"{name}.tar")
+    write_tar(tar, fetch_samples(job, rows, facts))
+    table = pa.Table.from_pylist(rows, schema=output_schema(job.table.schema, job.config))
+    return commit_shard(job.draft, name, tar, table, facts_table(facts))
+
+
+def commit_shard(draft: Draft, name: str, tar: Path, table: pa.Table, facts: pa.Table | None) -> Rows:
+    """Commit a shard of a corpus from its finished tar, its rows and their facts; returns its row account."""
+    files = {f"{name}.tar": tar, f"{name}.parquet": draft.temporary(f"{name}.parquet")}
+    write_parquet(files[f"{name}.parquet"], table)
+    if facts is not None:
+        files[facts_file(name)] = draft.temporary(facts_file(name))
+        write_facts(files[facts_file(name)], facts)
+    states = {count["values"]: count["counts"] for count in pc.value_counts(table["status"]).to_pylist()}
     kept = states.pop(str(State.OK), 0)
-    dropped = states[State.DUPLICATE_URL]
-    failed = states.total() - dropped
-    account = Rows(total=job.table.num_rows, kept=kept, dropped=dropped, failed=failed, reasons=dict(states))
-    job.draft.commit_shard(name, {final[kind]: path for kind, path in files.items()}, account)
+    dropped = states.get(State.DUPLICATE_URL, 0)
+    failed = sum(states.values()) - dropped
+    account = Rows(total=table.num_rows, kept=kept, dropped=dropped, failed=failed, reasons=states)
+    draft.commit_shard(name, files, account)
     return account
+
+
+def input_columns(schema: pa.Schema) -> list[str]:
+    """Names of those columns of a shard's Parquet that came with the URL list."""
+    return schema.names[: schema.get_field_index("key")]
 
 
 def output_schema(schema: pa.Schema, config: AcquireConfig) -> pa.Schema:
@@ -119,19 +134,24 @@ def fetch_share(resources: AcquireResources) -> Share:
     )
 
 
-def _samples(job: ShardJob, rows: list[dict[str, Any]], facts: list[dict[str, Any]]) -> Iterator[Sample]:
+def fetch_samples(job: ShardJob, rows: list[dict[str, Any]], facts: list[Facts]) -> Iterator[Sample]:
     """Samples of the shard in key order; appends every row's metadata and facts on the way."""
-    inputs = _without_hash(job.table).to_pylist()
+    inputs, digests = _without_hash(job.table).to_pylist(), _digests(job.table)
     with (
         ThreadPoolExecutor(job.resources.decode_threads) as decoders,
         closing(_results(job, decoders)) as results,
     ):
         for position, result in enumerate(results):
-            key = sample_key(job.index, position, job.config.shard_size)
+            key = job.keys[position] if job.keys else sample_key(job.index, position, job.config.shard_size)
             row = _metadata(inputs[position], key, result, job.config)
             rows.append(row)
             facts.append(
-                {"key": key, "content_type": result.content_type, "fetched_bytes": result.fetched_bytes}
+                {
+                    "key": key,
+                    "content_type": result.content_type,
+                    "fetched_bytes": result.fetched_bytes,
+                    "expected_hash": digests[position],
+                }
             )
             if result.picture is not None:
                 yield Sample(
@@ -149,7 +169,8 @@ def _results(job: ShardJob, decoders: Executor) -> Generator[RowResult, None, No
     fetcher = loop.fetcher(fetch_policy(job.config), fetch_share(job.resources))
     under_way: deque[Future[RowResult]] = deque()
     try:
-        for position, (url, digest) in enumerate(_requests(job.table)):
+        requests = zip(job.table["url"].to_pylist(), _digests(job.table), strict=True)
+        for position, (url, digest) in enumerate(requests):
             if key := job.repeats.get(position):
                 row = _done(RowResult(state=State.DUPLICATE_URL, message=f"same URL as {key}"))
             else:
@@ -202,13 +223,9 @@ def _mismatch(body: bytes, digest: str | None, config: AcquireConfig) -> str | N
     return None if got == expected else f"expected {algorithm} {expected}, got {got}"
 
 
-def _requests(table: pa.Table) -> Iterator[tuple[str | None, str | None]]:
-    """URL and expected digest of each row."""
-    urls = table.column("url").to_pylist()
-    digests = (
-        table.column(VERIFY_HASH).to_pylist() if VERIFY_HASH in table.column_names else [None] * len(urls)
-    )
-    return zip(urls, digests, strict=True)
+def _digests(table: pa.Table) -> list[str | None]:
+    """The digest that the list expects of each row."""
+    return table[VERIFY_HASH].to_pylist() if VERIFY_HASH in table.column_names else [None] * table.num_rows
 
 
 def _without_hash(table: pa.Table) -> pa.Table:

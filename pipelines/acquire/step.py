@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from pipelines.step import Context, Estimate, Step
 
 if TYPE_CHECKING:
     from pipelines.acquire.survey import Survey
+
+AcquireContext = Context[Any, AcquireResources]
 
 URLS_FILE = "urls.parquet"
 # Measured on two cores with the demo's settings; only `plan` uses them.
@@ -35,7 +37,8 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
 
     kind = "acquire"
     produces = "corpus"
-    version = 2
+    version = 3
+    observes = True
     Config = AcquireConfig
     Resources = AcquireResources
 
@@ -52,17 +55,11 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
                 open_url_list(config.url_list, config.columns)
             except UrlListError as error:
                 problems.append(str(error))
-        if config.extract_exif and find_spec("exifread") is None:
-            problems.append("extract_exif needs the package exifread: pip install exifread")
-        return problems
+        return problems + package_problems(config)
 
     def check_inputs(self, config: AcquireConfig, inputs: Mapping[str, Artifact]) -> list[str]:  # noqa: ARG002
         """The port of a site that is to be served must be free."""
-        if "serve" not in inputs:
-            return []
-        site = Site.open(inputs["serve"].path)
-        problem = port_problem(site.host, site.port)
-        return [problem] if problem else []
+        return port_problems(inputs)
 
     def estimate(self, config: AcquireConfig, inputs: Mapping[str, Estimate]) -> Estimate:
         rows = inputs["urls"].rows if "urls" in inputs else 0
@@ -74,42 +71,78 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
         return Estimate(rows=rows, disk_bytes=rows * BYTES_PER_ROW, seconds=rows / ROWS_PER_SECOND)
 
     def run(self, context: Context[AcquireConfig, AcquireResources]) -> dict[str, Any]:
-        from pipelines.acquire.report import PAGE_FILE, REPORT_FILE, write_report
-        from pipelines.acquire.shard import acquire_shard
-        from pipelines.acquire.survey import survey
-        from pipelines.distribute import for_each
-
-        url_list = open_url_list(_url_list(context), context.config.columns)
-        reading = Progress("acquire, reading the list", quiet=context.progress.quiet)
-        surveyed = survey(
-            url_list, context.draft, reading, find_repeats=context.config.duplicate_urls == "skip"
-        )
-        committed = context.draft.committed()
-        done = sum(record.rows.total for record in committed.values())
-        context.progress.start(surveyed.rows, done=done)
-        before, began = done, time.monotonic()
-        with ExitStack() as stack:
-            if "serve" in context.inputs and done < surveyed.rows:
-                stack.enter_context(Origin(Site.open(context.inputs["serve"].path)))
-            for account in for_each(
-                acquire_shard,
-                _jobs(context, url_list, surveyed, {int(name) for name in committed}),
-                in_flight=context.resources.shards_in_flight,
-                num_cpus=context.resources.cpus_per_shard,
-            ):
-                context.progress.advance(account.total)
-                done += account.total
-                rate = (done - before) / (time.monotonic() - began)
-                context.journal.metrics({"rows_done": done, "rows_per_s": rate}, step=done)
-        if done != surveyed.rows:
-            raise UrlListError(f"rows lost: the list has {surveyed.rows}, its shards account for {done}")
-        summary = write_report(context.draft)
-        for file in (REPORT_FILE, PAGE_FILE):
-            context.journal.artifact(context.draft.path / file, "acquire")
-        return summary
+        fetch_list(context)
+        return report(context)
 
 
-def _url_list(context: Context[AcquireConfig, AcquireResources]) -> str | Sequence[str]:
+def fetch_list(context: AcquireContext, *, first_shard: int = 0) -> None:
+    """Fetch every row of the step's URL list into the shards from `first_shard` on that are not committed.
+
+    Raises `UrlListError` where the list is malformed, and where its shards do not account for every row.
+    """
+    from pipelines.acquire.shard import acquire_shard
+    from pipelines.acquire.survey import survey
+    from pipelines.distribute import for_each
+
+    url_list = open_url_list(_url_list(context), context.config.columns)
+    reading = Progress(f"{context.progress.name}, reading the list", quiet=context.progress.quiet)
+    surveyed = survey(url_list, context.draft, reading, find_repeats=context.config.duplicate_urls == "skip")
+    committed = {int(name): record for name, record in context.draft.committed().items()}
+    done = sum(record.rows.total for index, record in committed.items() if index >= first_shard)
+    context.progress.start(surveyed.rows, done=done)
+    before, began = done, time.monotonic()
+    with serving(context, needed=done < surveyed.rows):
+        for account in for_each(
+            acquire_shard,
+            _jobs(context, url_list, surveyed, set(committed), first_shard),
+            in_flight=context.resources.shards_in_flight,
+            num_cpus=context.resources.cpus_per_shard,
+        ):
+            context.progress.advance(account.total)
+            done += account.total
+            rate = (done - before) / (time.monotonic() - began)
+            context.journal.metrics({"rows_done": done, "rows_per_s": rate}, step=done)
+    if done != surveyed.rows:
+        raise UrlListError(f"rows lost: the list has {surveyed.rows}, its shards account for {done}")
+
+
+@contextmanager
+def serving(context: AcquireContext, *, needed: bool) -> Iterator[None]:
+    """Serve the site of the input `serve`, if there is one, as long as it is `needed`."""
+    if "serve" not in context.inputs or not needed:
+        yield
+        return
+    with Origin(Site.open(context.inputs["serve"].path)):
+        yield
+
+
+def report(context: Context[Any, Any]) -> dict[str, Any]:
+    """Write the report over all shards of the draft and hand it to tracking; returns the summary."""
+    from pipelines.acquire.report import PAGE_FILE, REPORT_FILE, write_report
+
+    summary = write_report(context.draft)
+    for file in (REPORT_FILE, PAGE_FILE):
+        context.journal.artifact(context.draft.path / file, "acquire")
+    return summary
+
+
+def package_problems(config: AcquireConfig) -> list[str]:
+    """What the settings need and is not installed, one line each."""
+    if config.extract_exif and find_spec("exifread") is None:
+        return ["extract_exif needs the package exifread: pip install exifread"]
+    return []
+
+
+def port_problems(inputs: Mapping[str, Artifact]) -> list[str]:
+    """A line where the port of the site that is to be served is taken."""
+    if "serve" not in inputs:
+        return []
+    site = Site.open(inputs["serve"].path)
+    problem = port_problem(site.host, site.port)
+    return [problem] if problem else []
+
+
+def _url_list(context: AcquireContext) -> str | Sequence[str]:
     if "urls" in context.inputs:
         return str(context.inputs["urls"].path / URLS_FILE)
     if context.config.url_list is None:
@@ -118,14 +151,15 @@ def _url_list(context: Context[AcquireConfig, AcquireResources]) -> str | Sequen
 
 
 def _jobs(
-    context: Context[AcquireConfig, AcquireResources], url_list: UrlList, surveyed: Survey, done: set[int]
+    context: AcquireContext, url_list: UrlList, surveyed: Survey, committed: set[int], first_shard: int
 ) -> Iterator[Any]:
     """The shards that are still to be done, read from the list as they are submitted."""
     from pipelines.acquire.shard import ShardJob
 
     size = context.config.shard_size
-    for index, table in iter_shards(url_list.batches(done, size), size, done):
-        start = index * size
+    done = {index - first_shard for index in committed}
+    for position, table in iter_shards(url_list.batches(done, size), size, done):
+        start, index = position * size, first_shard + position
         repeats = surveyed.repeats_in(start, start + size)
         yield ShardJob(
             draft=context.draft,
@@ -133,5 +167,8 @@ def _jobs(
             table=table,
             config=context.config,
             resources=context.resources,
-            repeats={row - start: sample_key(*divmod(first, size), size) for row, first in repeats.items()},
+            repeats={
+                row - start: sample_key(first_shard + first // size, first % size, size)
+                for row, first in repeats.items()
+            },
         )

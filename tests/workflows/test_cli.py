@@ -12,10 +12,11 @@ import pytest
 from workflows.cli.main import cli, run_cli
 
 ROOT = Path(__file__).parent.parent.parent
+COMMANDS = ["adopt", "append", "doctor", "generate", "plan", "retry", "run", "schema", "status", "ui"]
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    assert sorted(cli.commands) == ["doctor", "generate", "plan", "run", "schema", "status", "ui"]
+    assert sorted(cli.commands) == COMMANDS
     for name in cli.commands:
         assert run_cli([name, "--help"]) == 0
         assert f"unclip {name}" in capsys.readouterr().out

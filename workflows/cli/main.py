@@ -9,9 +9,12 @@ import click
 
 from infra.ray_session import stop_ray
 from infra.store import StoreError
+from workflows.cli.adopt import adopt
+from workflows.cli.append import append
 from workflows.cli.doctor import doctor
 from workflows.cli.generate import generate
 from workflows.cli.plan import plan
+from workflows.cli.retry import retry
 from workflows.cli.run import run
 from workflows.cli.schema import schema
 from workflows.cli.status import status
@@ -28,12 +31,13 @@ def cli() -> None:
     unclip doctor                         is everything here?
     unclip plan demo                      what would be done, for how long, what speaks against it
     unclip run demo                       do it; the same command again goes on where it was stopped
+    unclip retry demo                     ask again for what failed for a passing reason
     unclip generate "a red heart" -n 4    draw with the newest model
     unclip ui                             look at runs, metrics and pictures in MLflow
     """
 
 
-for command in (plan, run, status, generate, ui, doctor, schema):
+for command in (plan, run, retry, append, adopt, status, generate, ui, doctor, schema):
     cli.add_command(command)
 
 

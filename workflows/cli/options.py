@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -36,3 +38,21 @@ from_option = click.option(
     metavar="STEP",
     help="This step and all that follow from it; what they take from others must be finished already.",
 )
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that runs a recipe: `wait`, `no_tracking`, `quiet`."""
+    for option in (
+        click.option("--quiet", is_flag=True, help="No progress on stderr."),
+        click.option(
+            "--no-tracking", is_flag=True, help="Keep the journals only; a later run sends them to MLflow."
+        ),
+        click.option(
+            "--wait", is_flag=True, help="Queue behind another run on the same root instead of refusing."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+step_option = click.option("--step", metavar="STEP", help="The acquire step, where the recipe has several.")
