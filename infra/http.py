@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal
@@ -53,6 +54,8 @@ class FetchPolicy:
     user_agent_token: str = "unclip"
     disallowed_directives: frozenset[str] = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
     addresses: AddressPolicy = field(default_factory=AddressPolicy)
+    refuse: Callable[[str], str | None] = lambda _url: None
+    """Asked of every hop, the first included: the message with which a URL is refused, or None."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,6 +151,8 @@ class Fetcher:
         for _ in range(self.policy.max_redirects + 1):
             if _host(url) is None:
                 return FetchFailure(state="refused_by_policy", message=f"redirected to {url[:200]!r}")
+            if reason := self.policy.refuse(url):
+                return FetchFailure(state="refused_by_policy", message=reason)
             target = URL(url)
             self.policy.addresses.require_literal(target.host or "", target.port or 0)
             async with self._session.get(target, allow_redirects=False) as response:

@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -19,6 +19,7 @@ from infra.shards import Sample, sample_key, shard_name, write_parquet, write_ta
 from infra.store import Draft, Rows
 from pipelines.acquire.config import AcquireConfig, AcquireResources
 from pipelines.acquire.decode import ImageRefusedError, Picture, exif_json, process_image
+from pipelines.acquire.door import Door, DoorSource
 from pipelines.acquire.states import State
 
 # img2dataset's order and types; the input's columns stand before these.
@@ -42,6 +43,7 @@ class ShardJob:
     table: pa.Table
     config: AcquireConfig
     resources: AcquireResources
+    door: DoorSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,30 +113,40 @@ def _samples(job: ShardJob, rows: list[dict[str, Any]]) -> Iterator[Sample]:
 
 async def _results(job: ShardJob, decoders: Executor) -> Any:
     """Row results in row order, at most `window` of them under way: memory does not grow with the shard."""
+    door = job.door.open()
     fetcher = Fetcher(
-        fetch_policy(job.config), connections=job.resources.connections, per_host=job.resources.per_host
+        replace(fetch_policy(job.config), refuse=door.refuses_url),
+        connections=job.resources.connections,
+        per_host=job.resources.per_host,
     )
     async with fetcher:
         under_way: deque[asyncio.Task[RowResult]] = deque()
         for url in job.table.column("url"):
-            under_way.append(asyncio.create_task(_acquire(url.as_py(), fetcher, decoders, job.config)))
+            row = _acquire(url.as_py(), fetcher, decoders, job.config, door)
+            under_way.append(asyncio.create_task(row))
             if len(under_way) == job.resources.window:
                 yield await under_way.popleft()
         while under_way:
             yield await under_way.popleft()
 
 
-async def _acquire(url: str | None, fetcher: Fetcher, decoders: Executor, config: AcquireConfig) -> RowResult:
+async def _acquire(
+    url: str | None, fetcher: Fetcher, decoders: Executor, config: AcquireConfig, door: Door
+) -> RowResult:
+    if url and (refusal := door.refuses_url(url)):
+        return RowResult(state=State.REFUSED_BY_POLICY, message=refusal)
     fetched = await fetcher.fetch(url or "")
     if isinstance(fetched, FetchFailure):
         return RowResult(state=State(fetched.state), message=fetched.message)
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(decoders, _decode, fetched.body, fetched.content_type, config)
+    return await loop.run_in_executor(decoders, _decode, fetched.body, fetched.content_type, config, door)
 
 
-def _decode(body: bytes, content_type: str, config: AcquireConfig) -> RowResult:
+def _decode(body: bytes, content_type: str, config: AcquireConfig, door: Door) -> RowResult:
     try:
+        door.admit_bytes(body)
         picture = process_image(body, config.image)
+        door.admit_picture(body)
     except ImageRefusedError as error:
         message = f"{error} ({content_type})" if error.state is State.NOT_AN_IMAGE else str(error)
         return RowResult(state=error.state, message=message)

@@ -22,3 +22,4 @@ class State(StrEnum):
     BAD_ASPECT = "bad_aspect"
     HASH_MISMATCH = "hash_mismatch"
     DUPLICATE_URL = "duplicate_url"
+    FORGOTTEN = "forgotten"  # what `unclip forget --purge` leaves of a row

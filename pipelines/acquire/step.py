@@ -14,7 +14,7 @@ from infra.digests import sha256_of_file
 from infra.origin import Origin, Site, port_problem
 from infra.shards import shard_name
 from infra.store import Artifact
-from pipelines.acquire.config import AcquireConfig, AcquireResources
+from pipelines.acquire.config import AcquireConfig, AcquireResources, BlockListFiles
 from pipelines.acquire.reader import UrlListError, iter_shards, open_url_list
 from pipelines.step import Context, Estimate, Step
 
@@ -39,9 +39,15 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
     Resources = AcquireResources
 
     def identity(self, config: AcquireConfig) -> dict[str, Any]:
-        """Content of the URL list, when it is a file."""
-        path = Path(config.url_list) if config.url_list else None
-        return {"url_list": sha256_of_file(path)} if path is not None and path.is_file() else {}
+        """Content of the URL list, when it is a file, and of the block lists."""
+        identity: dict[str, Any] = {}
+        if config.url_list and Path(config.url_list).is_file():
+            identity["url_list"] = sha256_of_file(Path(config.url_list))
+        if config.block_lists != BlockListFiles():
+            from pipelines.acquire.door import list_digests
+
+            identity["block_lists"] = list_digests(config.block_lists)
+        return identity
 
     def check(self, config: AcquireConfig) -> list[str]:
         problems = []
@@ -54,6 +60,7 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
                 open_url_list(Path(config.url_list), config.columns)
             except UrlListError as error:
                 problems.append(str(error))
+        problems += _block_list_problems(config)
         if config.extract_exif and find_spec("exifread") is None:
             problems.append("extract_exif needs the package exifread: pip install exifread")
         return problems
@@ -99,6 +106,20 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
         return summary
 
 
+def _block_list_problems(config: AcquireConfig) -> list[str]:
+    """One line for the first block list that cannot be used."""
+    if config.block_lists == BlockListFiles():
+        return []
+    from filters.block_lists import BlockListError
+    from pipelines.acquire.door import load_lists
+
+    try:
+        load_lists(config.block_lists)
+    except BlockListError as error:
+        return [str(error)]
+    return []
+
+
 def _url_list(context: Context[AcquireConfig, AcquireResources]) -> Path:
     if "urls" in context.inputs:
         return context.inputs["urls"].path / URLS_FILE
@@ -113,8 +134,10 @@ def _jobs(
     committed: set[str],
 ) -> Iterator[Any]:
     """The shards that are still to be done, read from the list as they are submitted."""
+    from pipelines.acquire.door import DoorSource, absolute
     from pipelines.acquire.shard import ShardJob
 
+    door = DoorSource.of(absolute(context.config.block_lists), context.draft.path.parents[1])
     for index, table in iter_shards(batches, context.config.shard_size):
         if shard_name(index) not in committed:
             yield ShardJob(
@@ -123,4 +146,5 @@ def _jobs(
                 table=table,
                 config=context.config,
                 resources=context.resources,
+                door=door,
             )
