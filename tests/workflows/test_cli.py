@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    assert sorted(cli.commands) == ["doctor", "generate", "plan", "run", "schema", "status", "ui"]
+    assert sorted(cli.commands) == ["doctor", "forget", "generate", "plan", "run", "schema", "status", "ui"]
     for name in cli.commands:
         assert run_cli([name, "--help"]) == 0
         assert f"unclip {name}" in capsys.readouterr().out

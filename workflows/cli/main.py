@@ -9,6 +9,7 @@ import click
 
 from infra.ray_session import stop_ray
 from workflows.cli.doctor import doctor
+from workflows.cli.forget import forget
 from workflows.cli.generate import generate
 from workflows.cli.plan import plan
 from workflows.cli.run import run
@@ -29,10 +30,11 @@ def cli() -> None:
     unclip run demo                       do it; the same command again goes on where it was stopped
     unclip generate "a red heart" -n 4    draw with the newest model
     unclip ui                             look at runs, metrics and pictures in MLflow
+    unclip forget --list FILE             let samples reach nobody any more
     """
 
 
-for command in (plan, run, status, generate, ui, doctor, schema):
+for command in (plan, run, status, generate, ui, doctor, schema, forget):
     cli.add_command(command)
 
 
