@@ -31,6 +31,8 @@ from tests import annotated
 # By URL: one whose row failed to download; by hash: row 0, of which row 10 is a copy; by place: the joker.
 BY_URL, BY_HASH, BY_PLACE = (annotated.FAILED, 12, 14), 0, 15
 FORGOTTEN = sorted({*BY_URL, BY_HASH, annotated.COPY, BY_PLACE})
+BY_RULE = 12
+"""Dropped by the policy besides, so that its caption stands in the verdict's report."""
 CAPTIONS = ("copyright", "mahjong red dragon", "joker")
 """Of forgotten rows; no other caption or text in the store contains one of these."""
 
@@ -125,6 +127,18 @@ def evaluation(root: Path, inputs: dict[str, Artifact], picture: bytes) -> Artif
     return finish(draft, step=step, inputs=inputs, summary={}, seconds=0.0, rows=Rows(total=1, kept=1))
 
 
+def embeddings(root: Path, annotation: Artifact) -> Artifact:
+    """What `embed` would make of the annotation, but for its numbers."""
+    draft = Store(root).draft("embeddings", hashlib.sha256(b"embeddings").hexdigest())
+    for record in annotation.shards:
+        files = {name: draft.temporary(name) for name in record.sha256}
+        for name, temporary in files.items():
+            shutil.copyfile(annotation.path / name, temporary)
+        draft.commit_shard(record.name, files, record.rows)
+    step = {"kind": "e", "version": 1, "config": {}}
+    return finish(draft, step=step, inputs={"annotation": annotation}, summary={}, seconds=0.0)
+
+
 def leave_unfinished(root: Path, inputs: dict[str, Artifact]) -> None:
     """What killed runs leave: half a corpus, half an annotation, a training's scratch."""
     for kind in ("corpus", "annotation"):
@@ -176,7 +190,9 @@ def _annotation(root: Path, corpus: Artifact) -> Artifact:
             "phash": chunk.hashes[:, 0],
             "dhash": chunk.hashes[:, 1],
             "thumbnail": [row.tobytes() for row in chunk.thumbnails],
-            "explicit_image": random.uniform(0, 0.5, len(entries)).astype(np.float32),
+            "explicit_image": pa.array(
+                [0.9 if key == annotated.key(BY_RULE) else 0.1 for key in chunk.keys], pa.float32()
+            ),
         }
         files = {}
         for which, width in (("img", 24), ("text", 16)):

@@ -49,6 +49,7 @@ def learned(curated: dict[str, Artifact], tmp_path_factory: pytest.TempPathFacto
     }
     picture = forgetting.images_of(inputs["corpus"])[annotated.key(forgetting.BY_PLACE)]
     forgetting.evaluation(root, made, picture)
+    forgetting.embeddings(root, inputs["annotation"])
     return root
 
 
@@ -158,8 +159,10 @@ def test_purged_bytes_are_nowhere_and_the_rest_still_fits(
     assert [mark[:40] for mark in marks if mark in left] == []
 
     changes = {change["artifact"].partition("/")[0]: change for change in outcome["changes"]}
-    assert set(changes) == {"corpus", "annotation", "clusters", "verdict", "evaluation", "urls"}
+    assert set(changes) == {"corpus", "annotation", "clusters", "embeddings", "verdict", "evaluation", "urls"}
     assert changes["evaluation"]["removed"] == ["evaluation.html", "grid.png"]
+    assert changes["verdict"]["removed"] == ["report.html"]
+    assert "[forgotten]" in (only(root, "verdict").path / "report.json").read_text()
     audit = json.loads((root / "store/_forgotten/000001.purged.json").read_bytes())
     assert audit["changes"] == outcome["changes"]
     (record,) = read_records(root / "store")
