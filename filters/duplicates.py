@@ -44,6 +44,13 @@ def fingerprints(
     return hashes, thumbnails
 
 
+def perceptual_hash(image: UInt8[np.ndarray, "h w 3"]) -> np.uint64:
+    """64-bit pHash of an RGB image: the number that imagehash prints as 16 hexadecimal digits."""
+    import imagehash
+
+    return _packed(imagehash.phash(Image.fromarray(image)).hash)
+
+
 def perceptual_pairs(
     hashes: UInt64[np.ndarray, "n 2"],
     thumbnails: UInt8[np.ndarray, "n 768"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -66,6 +66,14 @@ def write_members(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]
                 info = tarfile.TarInfo(f"{key}.{extension}")
                 info.size, info.mode, info.uname, info.gname = len(data), 0o444, "bigdata", "bigdata"
                 archive.addfile(info, io.BytesIO(data))
+
+
+def copy_tar_without(source: Path, target: Path, keys: Set[str]) -> None:
+    """Copy a shard's tar, member by member as it is, leaving out every member of `keys`."""
+    with tarfile.open(source) as archive, tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as out:
+        for info in archive:
+            if info.name.partition(".")[0] not in keys:
+                out.addfile(info, archive.extractfile(info))
 
 
 def read_tar(source: Path | BinaryIO) -> Iterator[Sample]:

@@ -272,24 +272,9 @@ def finish(
     `step` holds `kind`, `version`, `config` and `identity`.  `rows` is the account of an artifact without
     shards; with shards the account is the sum of theirs.
     """
-    committed = draft.committed()
-    shards = [committed[name] for name in sorted(committed)]
-    total = NO_ROWS
-    for record in shards:
-        total = total + record.rows
-    account = rows or total
-    in_shards = {file for record in shards for file in record.sha256}
-    files = {
-        name: sha256_of_file(draft.path / name) for name in _data_files(draft.path) if name not in in_shards
-    }
-    content = digest_of(
-        {
-            "kind": draft.kind,
-            "files": files,
-            "shards": {record.name: record.sha256 for record in shards},
-            "rows": asdict(account),
-        }
-    )
+    held = _inventory(draft, rows)
+    shards = {record["name"]: record["sha256"] for record in held["shards"]}
+    content = digest_of({**held, "kind": draft.kind, "shards": shards})
     manifest = {
         "schema": MANIFEST_SCHEMA,
         "kind": draft.kind,
@@ -303,16 +288,46 @@ def finish(
             name: {"kind": a.kind, "address": a.address, "content": a.content} for name, a in inputs.items()
         },
         "git_commit": git_commit(),
-        "rows": asdict(account),
         "summary": dict(summary),
-        "files": files,
-        "shards": [asdict(record) for record in shards],
+        **held,
     }
     host = {"seconds": round(seconds, 3), "finished_at": time.time(), "hostname": socket.gethostname()}
     draft.write_bytes("host.json", _json_bytes(host))
     draft.write_bytes("manifest.json", _json_bytes(manifest))
     shutil.rmtree(draft.path / WORK, ignore_errors=True)
     return Artifact.open(draft.path)
+
+
+def amend(artifact: Artifact, purged: Mapping[str, Any]) -> None:
+    """Rewrite the manifest of an artifact some of whose bytes were destroyed, adding `purged` to its record.
+
+    Files, shards and row account become those on disk.  Address and content stay: they name what was made,
+    and whatever was made from it is found again by them.  Raises `StoreError` where a shard is damaged.
+    """
+    draft = Draft(path=artifact.path, kind=artifact.kind, address=artifact.address)
+    held = _inventory(draft, None if artifact.shards else artifact.rows)
+    if [record["name"] for record in held["shards"]] != [record.name for record in artifact.shards]:
+        raise StoreError(f"{artifact.path}: a shard is missing or cut short; restore it, then run again")
+    entries = [*artifact.manifest.get("purged", []), dict(purged)]
+    draft.write_bytes("manifest.json", _json_bytes(artifact.manifest | held | {"purged": entries}))
+    shutil.rmtree(draft.path / WORK)
+
+
+def _inventory(draft: Draft, rows: Rows | None) -> dict[str, Any]:
+    """What lies in the folder, as a manifest has it: rows (of the shards unless given), files, shards."""
+    shards = [record for _, record in sorted(draft.committed().items())]
+    total = NO_ROWS
+    for record in shards:
+        total = total + record.rows
+    in_shards = {file for record in shards for file in record.sha256}
+    files = {
+        name: sha256_of_file(draft.path / name) for name in _data_files(draft.path) if name not in in_shards
+    }
+    return {
+        "rows": asdict(rows or total),
+        "files": files,
+        "shards": [asdict(record) for record in shards],
+    }
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.digests import digest_of
+from infra.forget import ForgetList
 from infra.journal import Journal
 from infra.progress import Progress
 from infra.store import Artifact, Draft, Rows
@@ -100,6 +101,7 @@ class Step(ABC, Generic[ConfigT, ResourcesT]):
         produces: the artifact kind, and the folder in the store.
         version: raised by hand whenever the bytes written for the same config and inputs change.
         observes: its artifact is a dated observation, which later snapshots may take the place of.
+        forgets: the input whose forgotten rows it leaves out; the forget list then enters its address.
     """
 
     kind: ClassVar[str]
@@ -108,6 +110,7 @@ class Step(ABC, Generic[ConfigT, ResourcesT]):
     observes: ClassVar[bool] = False
     Config: ClassVar[type[StepConfig]]
     Resources: ClassVar[type[Resources]] = Resources
+    forgets: ClassVar[str | None] = None
 
     def identity(self, config: ConfigT) -> dict[str, Any]:  # noqa: ARG002
         """Facts outside the config that change the bytes: digests of a policy file, of weights."""
@@ -140,8 +143,18 @@ def step_config(config: StepConfig) -> dict[str, Any]:
     return {k: v for k, v in config.model_dump(mode="json").items() if k not in elsewhere}
 
 
+def input_contents(step: Step[Any, Any], inputs: Mapping[str, Artifact]) -> dict[str, str]:
+    """What of its inputs enters a step's address: content digests, and the forget list if it heeds that."""
+    contents = {name: artifact.content for name, artifact in inputs.items()}
+    if step.forgets is not None and step.forgets in inputs:
+        forgotten = ForgetList.open(inputs[step.forgets].path.parents[1])
+        if forgotten:
+            contents["forgotten"] = forgotten.digest
+    return contents
+
+
 def step_address(step: Step[Any, Any], config: StepConfig, contents: Mapping[str, str]) -> str:
-    """A step's address: digest of kind, version, config, identity and the inputs' content digests."""
+    """A step's address: digest of kind, version, config, identity and `input_contents`."""
     return digest_of(
         {
             "kind": step.kind,

@@ -23,6 +23,7 @@ from pipelines.aligned import (
     require_same_shards,
 )
 from pipelines.encoders.lit import HEADS_CONFIG, HEADS_FILE
+from pipelines.forget.rows import refuse_forgotten
 from pipelines.step import Context, Resources, Step, StepConfig, input_of
 
 if TYPE_CHECKING:
@@ -103,9 +104,11 @@ class TrainClip(Step[TrainClipConfig, Resources]):
 def read_features(annotation: Artifact, verdict: Artifact) -> dict[str, Features]:
     """Features of the kept samples by split.
 
-    Raises MisalignedError naming shard and key where the verdict is not of this annotation's samples, and
+    Raises MisalignedError naming shard and key where the verdict is not of this annotation's samples,
+    ForgottenError where it keeps what was forgotten since, and
     ValueError where a split has fewer than two pairs, of which no contrast can be made.
     """
+    refuse_forgotten(verdict)
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {split: [] for split in SPLITS}
     for shard in require_same_shards(annotation, verdict):
         keys = read_metadata(annotation, shard, ["key"])["key"].to_pylist()

@@ -18,7 +18,7 @@ from infra.store import Artifact, Store, finish
 from pipelines.acquire.config import AcquireConfig, AcquireResources, Columns, FetchConfig, ImageConfig
 from pipelines.acquire.step import Acquire
 from pipelines.demo.site import HOST, OpenMojiSite, OpenMojiSiteConfig
-from pipelines.step import Context, Resources, Step, StepConfig, step_address, step_config
+from pipelines.step import Context, Resources, Step, StepConfig, input_contents, step_address, step_config
 
 SHARD_SIZE = 6
 
@@ -41,7 +41,7 @@ def run_step(
 ) -> Artifact:
     """Run a step as the runner does, memoised."""
     store = Store(root)
-    address = step_address(step, config, {name: artifact.content for name, artifact in inputs.items()})
+    address = step_address(step, config, input_contents(step, inputs))
     found = store.find(step.produces, address)
     if found is not None:
         return found

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from infra.forget import unfinished_purges
 from infra.machine import available_memory_bytes, folder_problem, free_disk_bytes
-from infra.store import SHARDS, WORK, Artifact, Store
-from pipelines.step import Estimate, step_address
+from infra.store import SHARDS, WORK, Artifact, Store, StoreError
+from pipelines.forget.rows import ForgottenError, count_forgotten, refuse_forgotten
+from pipelines.step import Estimate, input_contents, step_address
 from workflows.graph import ArtifactReference, Node, Reference, StepReference, with_descendants
 from workflows.recipe import Recipe
 from workflows.refusal import Refusal
@@ -119,7 +121,7 @@ def resolve_inputs(
 
 def address_of(node: Node, inputs: Mapping[str, Artifact]) -> str:
     """The address of what a step makes from these inputs."""
-    return step_address(node.step, node.config, {field: a.content for field, a in inputs.items()})
+    return step_address(node.step, node.config, input_contents(node.step, inputs))
 
 
 def _selected(recipe: Recipe, only: str | None, start: str | None) -> set[str]:
@@ -147,6 +149,8 @@ def _plan_step(
         found = (node.step.check(node.config) or [str(error)]) if asked else []
         state, why = (State.BLOCKED, found[0]) if asked else (State.SKIPPED, str(error))
         return PlannedStep(node=node, state=state, why=why, estimate=Estimate()), found
+    if asked and (found := _forgotten_problems(node, inputs)):
+        return PlannedStep(node=node, state=State.BLOCKED, why=found[0], estimate=Estimate()), found
     finished = taken(node, store, address) if address else None
     if finished is not None:
         artifact = finished.artifact
@@ -167,7 +171,7 @@ def _plan_step(
     step = PlannedStep(
         node=node,
         state=State.WILL_RUN,
-        why=_why(node, store, address, missing),
+        why=_why(node, store, address, inputs, missing),
         address=address,
         estimate=node.step.estimate(node.config, estimates),
     )
@@ -196,10 +200,28 @@ def _missing_problems(missing: list[Reference], planned: Mapping[str, PlannedSte
     return problems
 
 
-def _why(node: Node, store: Store, address: str, missing: list[Reference]) -> str:
+def _why(
+    node: Node, store: Store, address: str, inputs: Mapping[str, Artifact], missing: list[Reference]
+) -> str:
     if missing:
         return "waits for inputs"
-    return taken_up(node, store, address) or "not made yet"
+    heeded = node.step.forgets
+    forgotten = count_forgotten(inputs[heeded]) if heeded is not None and heeded in inputs else 0
+    return taken_up(node, store, address) or (
+        f"{forgotten:,} rows forgotten" if forgotten else "not made yet"
+    )
+
+
+def _forgotten_problems(node: Node, inputs: Mapping[str, Artifact]) -> list[str]:
+    """Pinned verdicts that keep what was forgotten since; those of steps are made anew."""
+    problems = []
+    for field, reference in node.inputs.items():
+        if isinstance(reference, ArtifactReference) and reference.kind == "verdict" and field in inputs:
+            try:
+                refuse_forgotten(inputs[field])
+            except (ForgottenError, StoreError) as error:
+                problems.append(str(error))
+    return problems
 
 
 def taken_up(node: Node, store: Store, address: str) -> str:
@@ -220,12 +242,15 @@ def _measured(artifact: Artifact) -> Estimate:
 
 
 def _machine_problems(plan: Plan) -> list[str]:
-    """What speaks against the root and the machine, as far as something is to run."""
+    """What speaks against the root, and against the machine as far as something is to run."""
     if problem := folder_problem(plan.root):
         return [problem]
+    problems = [
+        f"the purge of forget record {record.number} was interrupted: run its `unclip forget` again"
+        for record in unfinished_purges(plan.root / "store")
+    ]
     if not plan.to_run:
-        return []
-    problems = []
+        return problems
     needed, free = plan.total.disk_bytes, free_disk_bytes(plan.root)
     if needed > free:
         problems.append(

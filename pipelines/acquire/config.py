@@ -114,6 +114,26 @@ class ImageConfig(StepConfig):
         return self
 
 
+class PerceptualLists(StepConfig):
+    """Lists of 64-bit pHashes, and in how many bits a picture may differ from an entry and still be refused.
+
+    The hash is of the picture as fetched, before it is turned or resized.
+    """
+
+    files: tuple[str, ...] = ()
+    radius: int = Field(default=4, ge=0, le=15)
+
+
+class BlockListFiles(StepConfig):
+    """Files of what must never be fetched (`urls`, `domains`) or stored; formats: `filters.block_lists`."""
+
+    urls: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+    md5: tuple[str, ...] = ()
+    sha256: tuple[str, ...] = ()
+    phash: PerceptualLists = PerceptualLists()
+
+
 class AcquireConfig(StepConfig):
     """Where the URLs are and what is kept of what they lead to.
 
@@ -135,6 +155,7 @@ class AcquireConfig(StepConfig):
     extract_exif: bool = False
     fetch: FetchConfig = FetchConfig()
     image: ImageConfig = ImageConfig()
+    block_lists: BlockListFiles = BlockListFiles()
 
 
 class AcquireResources(Resources):

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from infra.store import Draft
 from pipelines.acquire.facts import read_facts
-from pipelines.acquire.states import State
+from pipelines.acquire.states import DROPPED, State
 
 REPORT_FILE = "acquire_report.json"
 PAGE_FILE = "acquire_report.html"
@@ -138,8 +138,8 @@ def _share(states: Counter[str]) -> float:
 
 
 def _failures(states: Counter[str]) -> int:
-    """Rows that failed; a repeated URL, which nobody asked for twice, is no failure of its host."""
-    return states.total() - states[State.OK] - states[State.DUPLICATE_URL]
+    """Rows that failed; those we wanted nothing of, such as repeated URLs, are no failure of their host."""
+    return states.total() - states[State.OK] - sum(states[state] for state in DROPPED)
 
 
 def _ranked(groups: dict[str, Counter[str]], key: Any) -> list[dict[str, Any]]:

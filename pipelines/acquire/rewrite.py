@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from infra.shards import read_members, sample_members, write_members
 from infra.store import Draft
 from pipelines.acquire.config import VERIFY_HASH, AcquireConfig, AcquireResources
+from pipelines.acquire.door import DoorSource
 from pipelines.acquire.facts import SCHEMA, Facts, facts_file, facts_table, read_facts
 from pipelines.acquire.shard import ShardJob, commit_shard, fetch_samples, input_columns, output_schema
 
@@ -34,6 +35,7 @@ class RewriteJob:
     only: frozenset[str]
     config: AcquireConfig
     resources: AcquireResources
+    door: DoorSource
 
 
 def rewrite_shard(job: RewriteJob) -> int:
@@ -61,6 +63,7 @@ def rewrite_shard(job: RewriteJob) -> int:
             keys=tuple(again["key"].to_pylist()),
             config=job.config,
             resources=job.resources,
+            door=job.door,
         ),
         rows,
         facts,

@@ -23,8 +23,9 @@ from infra.shards import Sample, sample_key, shard_name, write_parquet, write_ta
 from infra.store import Draft, Rows
 from pipelines.acquire.config import VERIFY_HASH, AcquireConfig, AcquireResources
 from pipelines.acquire.decode import ImageRefusedError, Picture, exif_json, process_image
+from pipelines.acquire.door import Door, DoorSource
 from pipelines.acquire.facts import Facts, facts_file, facts_table, write_facts
-from pipelines.acquire.states import State
+from pipelines.acquire.states import DROPPED, State
 
 # img2dataset's order and types; the input's columns stand before these.
 WRITTEN = (
@@ -51,6 +52,7 @@ class ShardJob:
     table: pa.Table
     config: AcquireConfig
     resources: AcquireResources
+    door: DoorSource
     repeats: dict[int, str] = field(default_factory=dict)
     keys: tuple[str, ...] | None = None
 
@@ -92,7 +94,7 @@ def commit_shard(draft: Draft, name: str, tar: Path, table: pa.Table, facts: pa.
         write_facts(files[facts_file(name)], facts)
     states = {count["values"]: count["counts"] for count in pc.value_counts(table["status"]).to_pylist()}
     kept = states.pop(str(State.OK), 0)
-    dropped = states.get(State.DUPLICATE_URL, 0)
+    dropped = sum(count for state, count in states.items() if state in DROPPED)
     failed = sum(states.values()) - dropped
     account = Rows(total=table.num_rows, kept=kept, dropped=dropped, failed=failed, reasons=states)
     draft.commit_shard(name, files, account)
@@ -165,7 +167,7 @@ def fetch_samples(job: ShardJob, rows: list[dict[str, Any]], facts: list[Facts])
 
 def _results(job: ShardJob, decoders: Executor) -> Generator[RowResult, None, None]:
     """Row results in row order, at most `window` of them under way: memory does not grow with the shard."""
-    loop = fetch_loop()
+    loop, door = fetch_loop(), job.door.open()
     fetcher = loop.fetcher(fetch_policy(job.config), fetch_share(job.resources))
     under_way: deque[Future[RowResult]] = deque()
     try:
@@ -174,7 +176,7 @@ def _results(job: ShardJob, decoders: Executor) -> Generator[RowResult, None, No
             if key := job.repeats.get(position):
                 row = _done(RowResult(state=State.DUPLICATE_URL, message=f"same URL as {key}"))
             else:
-                row = _acquire(url, digest, fetcher, decoders, job.config)
+                row = _acquire(url, digest, fetcher, decoders, job.config, door)
             under_way.append(loop.submit(row))
             if len(under_way) == job.resources.window:
                 yield under_way.popleft().result()
@@ -186,21 +188,31 @@ def _results(job: ShardJob, decoders: Executor) -> Generator[RowResult, None, No
 
 
 async def _acquire(
-    url: str | None, digest: str | None, fetcher: Fetcher, decoders: Executor, config: AcquireConfig
+    url: str | None,
+    digest: str | None,
+    fetcher: Fetcher,
+    decoders: Executor,
+    config: AcquireConfig,
+    door: Door,
 ) -> RowResult:
-    fetched = await fetcher.fetch(url or "")
+    fetched = await fetcher.fetch(url or "", refuse=door.refuses_url)
     if isinstance(fetched, FetchFailure):
         return RowResult(state=State(fetched.state), message=fetched.message)
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(decoders, _decode, fetched.body, fetched.content_type, digest, config)
+    arguments = (fetched.body, fetched.content_type, digest, config, door)
+    return await loop.run_in_executor(decoders, _decode, *arguments)
 
 
-def _decode(body: bytes, content_type: str, digest: str | None, config: AcquireConfig) -> RowResult:
+def _decode(
+    body: bytes, content_type: str, digest: str | None, config: AcquireConfig, door: Door
+) -> RowResult:
     fetched: dict[str, Any] = {"content_type": content_type, "fetched_bytes": len(body)}
     if mismatch := _mismatch(body, digest, config):
         return RowResult(state=State.HASH_MISMATCH, message=mismatch, **fetched)
     try:
+        door.admit_bytes(body)
         picture = process_image(body, config.image)
+        door.admit_picture(body)
     except ImageRefusedError as error:
         message = f"{error} ({content_type})" if error.state is State.NOT_AN_IMAGE else str(error)
         return RowResult(state=error.state, message=message, **fetched)

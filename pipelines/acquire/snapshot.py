@@ -22,6 +22,8 @@ from pipelines.acquire.step import (
     BYTES_PER_ROW,
     ROWS_PER_SECOND,
     Acquire,
+    block_list_problems,
+    door_of,
     fetch_list,
     package_problems,
     port_problems,
@@ -77,7 +79,7 @@ class Retry(Step[RetryConfig, AcquireResources]):
         return Acquire().identity(config)
 
     def check(self, config: RetryConfig) -> list[str]:
-        return package_problems(config)
+        return block_list_problems(config) + package_problems(config)
 
     def check_inputs(self, config: RetryConfig, inputs: Mapping[str, Artifact]) -> list[str]:  # noqa: ARG002
         return port_problems(inputs)
@@ -96,7 +98,7 @@ class Retry(Step[RetryConfig, AcquireResources]):
         changed = {name: count for name, count in counts.items() if count}
         todo = sorted(changed.keys() - context.draft.committed().keys())
         carry_over(context, except_for=changed.keys())
-        asked = sum(changed.values())
+        asked, door = sum(changed.values()), door_of(context)
         context.progress.start(asked, done=asked - sum(changed[name] for name in todo))
         jobs = (
             RewriteJob(
@@ -106,6 +108,7 @@ class Retry(Step[RetryConfig, AcquireResources]):
                 only=only,
                 config=context.config,
                 resources=context.resources,
+                door=door,
             )
             for name in todo
         )

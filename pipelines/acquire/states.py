@@ -22,3 +22,8 @@ class State(StrEnum):
     BAD_ASPECT = "bad_aspect"
     HASH_MISMATCH = "hash_mismatch"
     DUPLICATE_URL = "duplicate_url"
+    FORGOTTEN = "forgotten"  # what `unclip forget --purge` leaves of a row
+
+
+DROPPED = frozenset({State.DUPLICATE_URL, State.FORGOTTEN})
+"""States of rows that are without an image because we wanted none of them; the others that lack one failed."""

@@ -12,11 +12,12 @@ from infra.origin import Origin, Site, port_problem
 from infra.progress import Progress
 from infra.shards import sample_key
 from infra.store import Artifact
-from pipelines.acquire.config import AcquireConfig, AcquireResources
+from pipelines.acquire.config import AcquireConfig, AcquireResources, BlockListFiles
 from pipelines.acquire.reader import UrlList, UrlListError, digest_of_list, iter_shards, open_url_list
 from pipelines.step import Context, Estimate, Step
 
 if TYPE_CHECKING:
+    from pipelines.acquire.door import DoorSource
     from pipelines.acquire.survey import Survey
 
 AcquireContext = Context[Any, AcquireResources]
@@ -43,8 +44,15 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
     Resources = AcquireResources
 
     def identity(self, config: AcquireConfig) -> dict[str, Any]:
-        """Content of the URL list, when it is not an artifact."""
-        return {} if config.url_list is None else {"url_list": digest_of_list(config.url_list)}
+        """Content of the URL list, when it is not an artifact, and of the block lists."""
+        identity: dict[str, Any] = {}
+        if config.url_list is not None:
+            identity["url_list"] = digest_of_list(config.url_list)
+        if config.block_lists != BlockListFiles():
+            from pipelines.acquire.door import list_digests
+
+            identity["block_lists"] = list_digests(config.block_lists)
+        return identity
 
     def check(self, config: AcquireConfig) -> list[str]:
         problems = []
@@ -55,7 +63,7 @@ class Acquire(Step[AcquireConfig, AcquireResources]):
                 open_url_list(config.url_list, config.columns)
             except UrlListError as error:
                 problems.append(str(error))
-        return problems + package_problems(config)
+        return problems + block_list_problems(config) + package_problems(config)
 
     def check_inputs(self, config: AcquireConfig, inputs: Mapping[str, Artifact]) -> list[str]:  # noqa: ARG002
         """The port of a site that is to be served must be free."""
@@ -142,6 +150,27 @@ def port_problems(inputs: Mapping[str, Artifact]) -> list[str]:
     return [problem] if problem else []
 
 
+def block_list_problems(config: AcquireConfig) -> list[str]:
+    """One line for the first block list that cannot be used."""
+    if config.block_lists == BlockListFiles():
+        return []
+    from filters.block_lists import BlockListError
+    from pipelines.acquire.door import load_lists
+
+    try:
+        load_lists(config.block_lists)
+    except BlockListError as error:
+        return [str(error)]
+    return []
+
+
+def door_of(context: AcquireContext) -> DoorSource:
+    """What keeps rows out: the recipe's block lists and the store's forget list."""
+    from pipelines.acquire.door import DoorSource, absolute
+
+    return DoorSource.of(absolute(context.config.block_lists), context.draft.path.parents[1])
+
+
 def _url_list(context: AcquireContext) -> str | Sequence[str]:
     if "urls" in context.inputs:
         return str(context.inputs["urls"].path / URLS_FILE)
@@ -156,6 +185,7 @@ def _jobs(
     """The shards that are still to be done, read from the list as they are submitted."""
     from pipelines.acquire.shard import ShardJob
 
+    door = door_of(context)
     size = context.config.shard_size
     done = {index - first_shard for index in committed}
     for position, table in iter_shards(url_list.batches(done, size), size, done):
@@ -167,6 +197,7 @@ def _jobs(
             table=table,
             config=context.config,
             resources=context.resources,
+            door=door,
             repeats={
                 row - start: sample_key(first_shard + first // size, first % size, size)
                 for row, first in repeats.items()

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from filters.intervals import wilson
 from filters.policy import Policy
 from infra.store import Artifact
+from pipelines.forget.rows import FORGOTTEN
 from pipelines.judge.verdict import ACQUIRE, ANNOTATE, DUPLICATE, Judged, account
 
 BINS = 30
@@ -127,7 +128,7 @@ def _against_truth(judged: Judged, truth: Artifact) -> tuple[dict[str, Any], dic
         judged.verdict.to_pylist(),
         strict=True,
     ):
-        if verdict["category"] in (ACQUIRE, ANNOTATE) or url not in known:
+        if verdict["category"] in (ACQUIRE, ANNOTATE, FORGOTTEN) or url not in known:
             continue
         by_rule = not verdict["keep"] and verdict["category"] != DUPLICATE
         rows.append({"caption": caption, "by_rule": by_rule, "verdict": verdict, "truth": known[url]})

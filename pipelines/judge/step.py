@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from filters.policy import Policy, PolicyError
+from infra.forget import ForgetList
 from infra.shards import write_parquet
 from pipelines.step import Context, Resources, Step, StepConfig, file_beside_recipe, input_of, package_file
 
@@ -25,9 +26,8 @@ class Fractions(StepConfig):
 class JudgeConfig(StepConfig):
     """Which policy decides, how what is kept is split, and what the report is compared with.
 
-    `policy`: a file beside the recipe, in the current folder, or in the packages.  `truth`: a site's own
-    record of what is wrong with each URL; only the report reads it.  `notes` are printed in the report as
-    they are.
+    `policy`: a file beside the recipe, in the current folder, or in the packages.  `truth`: a site's record
+    of what is wrong with each URL; only the report reads it.  `notes` are printed in the report as they are.
     """
 
     corpus: str = input_of("corpus")
@@ -45,13 +45,14 @@ class Judge(Step[JudgeConfig, Resources]):
     """Writes one row for every input row of the corpus, and `report.json` and `report.html`.
 
     Columns: `key, keep, reason, rule, category, score, weight, duplicate_of, split`.  A row fails (rule
-    `acquire` or `annotate`), is dropped by a rule of the policy or as a duplicate, or is kept with a split.
-    Nothing is computed anew: a changed threshold is re-judged in seconds.
+    `acquire` or `annotate`), is dropped as forgotten, by a rule of the policy or as a duplicate, or is kept
+    with a split.  Nothing is computed anew: a changed threshold is re-judged in seconds.
     """
 
     kind = "judge"
     produces = "verdict"
     version = 1
+    forgets = "corpus"
     Config = JudgeConfig
 
     def identity(self, config: JudgeConfig) -> dict[str, Any]:
@@ -84,6 +85,7 @@ class Judge(Step[JudgeConfig, Resources]):
             keep_duplicates=config.keep_duplicates,
             fractions=config.split.model_dump(),
             seed=config.seed,
+            forgotten=ForgetList.open(inputs["corpus"].path.parents[1]),
         )
         context.progress.start(len(judged.verdict))
         ends = [*list(judged.starts.values())[1:], len(judged.verdict)]

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from filters.policy import Policy, RuleHits
 from filters.split import assign_split
+from infra.forget import NOTHING, ForgetList
 from infra.store import Artifact, Rows
 from pipelines.aligned import (
     read_metadata,
@@ -18,6 +19,7 @@ from pipelines.aligned import (
     require_same_keys,
     require_same_shards,
 )
+from pipelines.forget.rows import FORGOTTEN, forgotten_rows
 
 SUCCESS = "success"
 DUPLICATE = "duplicate"
@@ -48,6 +50,7 @@ def judge_rows(
     keep_duplicates: bool,
     fractions: Mapping[str, float],
     seed: int,
+    forgotten: ForgetList = NOTHING,
 ) -> Judged:
     """Verdicts of a whole corpus from its stored scores.
 
@@ -56,7 +59,7 @@ def judge_rows(
     """
     parts, starts, rows = [], dict[str, int](), 0
     for shard in require_same_shards(corpus, annotation, clusters):
-        part = _shard_rows(corpus, annotation, clusters, shard)
+        part = _shard_rows(corpus, annotation, clusters, shard, forgotten)
         starts[shard], rows = rows, rows + len(part)
         parts.append(part)
     table = pa.concat_tables(parts)
@@ -85,7 +88,9 @@ def account(verdict: pa.Table) -> Rows:
     )
 
 
-def _shard_rows(corpus: Artifact, annotation: Artifact, clusters: Artifact, shard: str) -> pa.Table:
+def _shard_rows(
+    corpus: Artifact, annotation: Artifact, clusters: Artifact, shard: str, forgotten: ForgetList
+) -> pa.Table:
     """All input rows of a shard; scores and clusters are null where a row was not fetched."""
     rows = read_table(corpus, shard)
     metadata, groups = read_metadata(annotation, shard), read_table(clusters, shard)
@@ -97,6 +102,7 @@ def _shard_rows(corpus: Artifact, annotation: Artifact, clusters: Artifact, shar
     place = pa.array(np.cumsum(fetched) - 1, mask=~fetched)
     status = np.array(rows["status"].to_pylist(), dtype=object)
     status[fetched] = metadata["status"].to_pylist()
+    status[forgotten_rows(rows, forgotten)] = FORGOTTEN
     empty = pa.nulls(len(rows), pa.string())
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
         "key": rows["key"],
@@ -114,16 +120,25 @@ def _shard_rows(corpus: Artifact, annotation: Artifact, clusters: Artifact, shar
 
 
 def _name_failures(verdict: pa.Table, table: pa.Table) -> pa.Table:
-    """Say at which step a failed row failed: `rule` and `category` are that step's kind."""
+    """Say at which step a failed row failed: `rule` and `category` are that step's kind.  What is forgotten
+    did not fail, it is dropped."""
     status, acquired = table["status"].to_pylist(), table["acquired"].to_pylist()
-    steps = [
-        None if state == SUCCESS else (ANNOTATE if got else ACQUIRE)
-        for state, got in zip(status, acquired, strict=True)
-    ]
+    steps = [_ended_at(state, got) for state, got in zip(status, acquired, strict=True)]
     for name in ("rule", "category"):
         values = [step or given for step, given in zip(steps, verdict[name].to_pylist(), strict=True)]
         verdict = _replace(verdict, name, pa.array(values, pa.string()))
-    return verdict
+    reasons = [
+        FORGOTTEN if step == FORGOTTEN else reason
+        for step, reason in zip(steps, verdict["reason"].to_pylist(), strict=True)
+    ]
+    return _replace(verdict, "reason", pa.array(reasons, pa.string()))
+
+
+def _ended_at(state: str, acquired: bool) -> str | None:
+    """What kept a row from being judged; None where nothing did."""
+    if state in (SUCCESS, FORGOTTEN):
+        return None if state == SUCCESS else FORGOTTEN
+    return ANNOTATE if acquired else ACQUIRE
 
 
 def _without_duplicates(verdict: pa.Table, table: pa.Table, keep_duplicates: bool) -> pa.Table:

@@ -23,6 +23,7 @@ from pipelines.aligned import (
     require_same_keys,
     require_same_shards,
 )
+from pipelines.forget.rows import refuse_forgotten
 from pipelines.train.tokens import tokenize_captions
 
 SPLITS = ("train", "validation", "test")
@@ -64,9 +65,10 @@ def build_index(
     """Write the index of all kept samples whose shorter side is at least `min_side` pixels.
 
     With `context` and `vocab_size` captions are tokenised; without, their token lists are empty.  Raises
-    `MisalignedError` where the artifacts do not describe the same samples in the same order, and `ValueError`
-    where no training sample remains.
+    `MisalignedError` where the artifacts do not describe the same samples in the same order, `ForgottenError`
+    where the verdict keeps what was forgotten since, and `ValueError` where no training sample remains.
     """
+    refuse_forgotten(verdict)
     used, too_small = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     truncated = 0
     temporary = path.with_suffix(".tmp")

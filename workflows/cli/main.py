@@ -12,6 +12,7 @@ from infra.store import StoreError
 from workflows.cli.adopt import adopt
 from workflows.cli.append import append
 from workflows.cli.doctor import doctor
+from workflows.cli.forget import forget
 from workflows.cli.generate import generate
 from workflows.cli.plan import plan
 from workflows.cli.retry import retry
@@ -34,10 +35,11 @@ def cli() -> None:
     unclip retry demo                     ask again for what failed for a passing reason
     unclip generate "a red heart" -n 4    draw with the newest model
     unclip ui                             look at runs, metrics and pictures in MLflow
+    unclip forget --list FILE             let samples reach nobody any more
     """
 
 
-for command in (plan, run, retry, append, adopt, status, generate, ui, doctor, schema):
+for command in (plan, run, retry, append, adopt, forget, status, generate, ui, doctor, schema):
     cli.add_command(command)
 
 
