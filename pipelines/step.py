@@ -43,7 +43,7 @@ def input_of(*kinds: str, optional: bool = False) -> Any:
 
 
 def file_beside_recipe(default: Any) -> Any:
-    """A config field that names a file: looked for beside the recipe first, then as `package_file` does.
+    """A config field that names a file, or several: looked for beside the recipe first, then by the step.
 
     The step's `identity` digests what is in the file; where it lies enters no digest.
     """

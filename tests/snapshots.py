@@ -20,7 +20,8 @@ from infra.progress import Progress
 from infra.store import Artifact
 from pipelines.acquire.config import AcquireResources
 from pipelines.acquire.snapshot import Append, AppendConfig, Retry, RetryConfig
-from tests.small_crawl import FatalProgress, acquire, acquire_config, make_site, run_step
+from tests.annotated import FatalProgress
+from tests.small_crawl import acquire, acquire_config, make_site, run_step
 
 RESOURCES = AcquireResources(shards_in_flight=2, cpus_per_shard=1)
 

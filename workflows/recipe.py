@@ -182,8 +182,8 @@ def _node(
 ) -> Node | None:
     values = {key: value for key, value in head.steps[name].items() if key != "kind"}
     snapshot = values.pop("snapshot", NEWEST_SNAPSHOT) if step.observes else NEWEST_SNAPSHOT
-    for field in file_fields(step.Config):
-        values |= _beside(source.path, field, values.get(field))
+    for field in values.keys() & set(file_fields(step.Config)):
+        values[field] = _beside(source.path, values[field])
     found: list[str] = []
     if not isinstance(snapshot, str) or not re.match(SNAPSHOT, snapshot):
         found.append(
@@ -220,11 +220,14 @@ def _node(
     )
 
 
-def _beside(recipe: Path, field: str, value: Any) -> dict[str, str]:
-    """The field with its file's place beside the recipe, where there is such a file."""
-    if not isinstance(value, str) or not (path := recipe.parent / value).is_file():
-        return {}
-    return {field: str(path.absolute())}
+def _beside(recipe: Path, value: Any) -> Any:
+    """A file's name, or several, with its place beside the recipe where there is such a file or glob."""
+    if isinstance(value, list):
+        return [_beside(recipe, entry) for entry in value]
+    if not isinstance(value, str):
+        return value
+    path = recipe.parent / value
+    return str(path.absolute()) if path.exists() or any(recipe.parent.glob(value)) else value
 
 
 def _wiring_problems(node: Node, makes: Mapping[str, str], source: RecipeSource) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipelines.step import Resources, StepConfig, input_of
+from pipelines.step import Resources, StepConfig, file_beside_recipe, input_of
 
 Interpolation = Literal["nearest", "linear", "bilinear", "cubic", "bicubic", "area", "lanczos", "lanczos4"]
 ResizeMode = Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
@@ -138,7 +138,8 @@ class AcquireConfig(StepConfig):
     """Where the URLs are and what is kept of what they lead to.
 
     Give either `urls` (an artifact) or `url_list`: a file (.parquet, .csv, .tsv, .json, .jsonl or .txt, text
-    also with .gz behind), a folder or glob of them, local or a URL such as s3://, or several of these.  With
+    also with .gz behind), a folder or glob of them, beside the recipe or elsewhere, or a URL such as s3://,
+    or several of these.  With
     `serve` the site of that artifact is served on loopback while acquiring.
 
     A row whose URL (the exact string) stands further up in the list is not fetched again unless
@@ -147,7 +148,7 @@ class AcquireConfig(StepConfig):
 
     urls: str | None = input_of("urls", optional=True)
     serve: str | None = input_of("urls", optional=True)
-    url_list: str | tuple[str, ...] | None = None
+    url_list: str | tuple[str, ...] | None = file_beside_recipe(None)
     columns: Columns = Columns()
     duplicate_urls: Literal["skip", "fetch"] = "skip"
     # One row a shard would make img2dataset's keys ambiguous: they then have no digit for the row.

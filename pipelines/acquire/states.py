@@ -26,4 +26,4 @@ class State(StrEnum):
 
 
 DROPPED = frozenset({State.DUPLICATE_URL, State.FORGOTTEN})
-"""States of rows that are without an image because we wanted none of them; the others that lack one failed."""
+"""States of rows that are without an image because we wanted none; the others that lack one failed."""

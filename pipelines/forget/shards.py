@@ -95,8 +95,8 @@ REWRITE: Mapping[str, Callable[[Draft, str, Set[str]], Rewritten]] = {
 
 def _emptied(table: pa.Table, keys: Set[str], tombstone: Mapping[str, Any]) -> pa.Table:
     """The table with nothing but key and `tombstone` in the rows of `keys`."""
-    others = dict.fromkeys(set(table.column_names) - {"key"})
-    return _with_tombstones(table, keys, others | tombstone)
+    others: dict[str, Any] = dict.fromkeys(set(table.column_names) - {"key"})
+    return _with_tombstones(table, keys, {**others, **tombstone})
 
 
 def _with_tombstones(table: pa.Table, keys: Set[str], tombstone: Mapping[str, Any]) -> pa.Table:

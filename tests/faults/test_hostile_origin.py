@@ -21,7 +21,8 @@ import pytest
 from PIL import Image
 
 from infra.store import Store
-from pipelines.acquire.config import AcquireConfig, AcquireResources, FetchConfig, ImageConfig
+from pipelines.acquire.config import AcquireConfig, AcquireResources, BlockListFiles, FetchConfig, ImageConfig
+from pipelines.acquire.door import DoorSource
 from pipelines.acquire.shard import ShardJob, acquire_shard
 from tests.infra.wire import Wire, response, serving
 
@@ -175,6 +176,7 @@ def acquire(wire: Wire, folder: Path, paths: list[str]) -> dict[str, dict[str, A
             image=ImageConfig(size=64),
         ),
         resources=AcquireResources(shards_in_flight=1),
+        door=DoorSource.of(BlockListFiles(), folder / "store"),
     )
     account = acquire_shard(job)
     rows = pq.read_table(job.draft.path / "00000.parquet").to_pylist()

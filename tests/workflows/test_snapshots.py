@@ -168,7 +168,10 @@ def test_what_cannot_be_retried_is_refused(crawl: Crawl) -> None:
         (["retry", *where, "--step", "sizes"], "--step sizes: is of kind sizes, expected acquire"),
         (["retry", *where, "--set", "steps.acquire.snapshot=first"], "the next snapshot follows the newest"),
         (["run", *where, "--set", "steps.acquire.snapshot=last"], "given 'last'; expected newest, first or"),
-        (["run", *where, "--set", "steps.sizes.snapshot=first"], "steps.sizes: unknown key 'snapshot'"),
+        (
+            ["run", *where, "--set", "steps.sizes.snapshot=first"],
+            "sizes.snapshot: unknown key 'snapshot'",
+        ),
     ):
         crawl.capsys.readouterr()
         assert run_cli(arguments) == 2

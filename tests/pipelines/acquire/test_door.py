@@ -140,7 +140,8 @@ def test_what_is_forgotten_is_not_fetched_again(
 
 def test_the_content_of_a_list_decides_the_address_and_a_bad_one_the_plan(tmp_path: Path) -> None:
     path = write(tmp_path / "list.txt", "0" * 32)
-    config = AcquireConfig(url_list="l.csv", block_lists=BlockListFiles(md5=(path,)))
+    urls = write(tmp_path / "urls.txt", "https://example.org/a.jpg")
+    config = AcquireConfig(url_list=urls, block_lists=BlockListFiles(md5=(path,)))
     before = Acquire().identity(config)
     write(tmp_path / "list.txt", "1" * 32)
     assert Acquire().identity(config) != before
