@@ -68,7 +68,7 @@ def no_ray_left_behind() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_tracking_server() -> None:
-    """MLflow puts an address it was given into the environment, where the next test would take it for its own."""
+    """MLflow leaves the address it was given in the environment; the next test would take it for its own."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
