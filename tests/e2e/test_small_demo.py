@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from infra.store import Artifact, Store
 
-RECIPE = Path(__file__).with_name("small.yaml")
+SMALL = Path(__file__).with_name("small.yaml")
 UNCLIP = [sys.executable, "-m", "workflows.cli.main"]
 
 
@@ -23,10 +24,20 @@ def unclip(*arguments: str, timeout: float = 560) -> subprocess.CompletedProcess
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe() -> list[str]:
+    """The recipe, with a port for its site that is free here and now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    allowed = f'steps.acquire.fetch.allow_private=["127.0.0.1:{port}"]'
+    return [str(SMALL), "--set", f"steps.site.port={port}", "--set", allowed]
+
+
+@pytest.fixture(scope="module")
+def root(recipe: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root after one finished run."""
     root = tmp_path_factory.mktemp("e2e") / "root"
-    result = unclip("run", str(RECIPE), "--root", str(root))
+    result = unclip("run", *recipe, "--root", str(root))
     assert result.returncode == 0, result.stderr[-3000:]
     return root
 
@@ -78,10 +89,10 @@ def test_networks_are_no_toys(artifacts: dict[str, list[Artifact]]) -> None:
             assert artifact.summary["parameters"] >= 1_000_000
 
 
-def test_run_again_does_no_work(root: Path) -> None:
+def test_run_again_does_no_work(recipe: list[str], root: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (root / "store").rglob("*") if path.is_file()}
     started = time.monotonic()
-    result = unclip("run", str(RECIPE), "--root", str(root))
+    result = unclip("run", *recipe, "--root", str(root))
     assert result.returncode == 0 and "nothing to do" in result.stdout + result.stderr
     assert time.monotonic() - started < 60  # a hang, not a figure: tests/benchmarks/demo.py measures
     assert before == {path: path.stat().st_mtime_ns for path in (root / "store").rglob("*") if path.is_file()}
