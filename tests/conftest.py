@@ -29,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak-table", type=Path, default=None, help="write a dated table of results here")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several test processes a folder stays together: its modules share fixtures and a Ray instance."""
     for item in items:
