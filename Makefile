@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROOT ?= unclip-root
 # Half of a test run waits for processes to start: two at a time fill two cores.  One that dies ends the run.
-IN_TWO := --numprocesses 2 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
+IN_TWO := --numprocesses 2 --dist loadscope --no-loadscope-reorder --max-worker-restart 0
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup demo showcase test lint soak bench lock clean

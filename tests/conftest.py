@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,12 +30,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak-table", type=Path, default=None, help="write a dated table of results here")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the marker
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several test processes a folder stays together: its modules share fixtures and a Ray instance."""
-    for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        item.add_marker(pytest.mark.xdist_group(folder))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several test processes a folder stays together: its modules share fixtures and a Ray instance.
+
+    A scheduler of our own because xdist's `loadgroup` groups nothing under pytest 9.2 (it renames tests,
+    and their names are not to be changed any more).
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FolderScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.split("/")[1]  # tests/FOLDER/...
+
+    return FolderScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
