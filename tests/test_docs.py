@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import click
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -102,7 +104,10 @@ def test_every_page_is_reachable_from_the_readme() -> None:
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "workflows/recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_recipes_plan(recipe: Path, tmp_path: Path) -> None:
-    """Each shipped recipe passes `unclip plan` (schema, wiring, packages)."""
+    """Each shipped recipe passes `unclip plan` (schema, wiring, packages), in a folder with a URL list."""
+    pq.write_table(
+        pa.table({"url": ["https://example.org/a.png"], "caption": ["a"]}), tmp_path / "urls.parquet"
+    )
     command = [
         sys.executable,
         "-m",
@@ -112,6 +117,6 @@ def test_recipes_plan(recipe: Path, tmp_path: Path) -> None:
         "--root",
         str(tmp_path / "root"),
     ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert not (tmp_path / "root").exists(), "plan writes nothing"

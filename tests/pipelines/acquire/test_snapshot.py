@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import pytest
 from pydantic import ValidationError
 
 from infra.shards import read_members
-from infra.store import Artifact
+from infra.store import Artifact, Draft
+from pipelines.acquire.config import Columns
+from pipelines.acquire.facts import read_facts
 from pipelines.acquire.report import REPORT_FILE
-from pipelines.acquire.snapshot import Append, AppendConfig, RetryConfig
+from pipelines.acquire.snapshot import Append, AppendConfig, Retry, RetryConfig
+from pipelines.acquire.step import Acquire
 from pipelines.demo.site import URLS_FILE
-from tests.small_crawl import SHARD_SIZE, acquire, acquire_config, files_of, free_port, make_site
+from pipelines.forget.shards import rewrite_shard
+from tests.small_crawl import SHARD_SIZE, acquire, acquire_config, files_of, free_port, make_site, run_step
 from tests.snapshots import append, repaired, retry, settings
 
 PASSING = {"transient", "timeout"}
@@ -104,6 +109,40 @@ def test_figures_are_true_after_a_retry(corpus: Artifact, retried: Artifact) -> 
     report = json.loads((retried.path / REPORT_FILE).read_bytes())
     assert report["states"] == {"success": retried.rows.kept, **retried.rows.reasons}
     assert retried.manifest["inputs"]["corpus"]["content"] == corpus.content
+
+
+def test_a_retry_checks_expected_digests_again(
+    site: Artifact, mended: Artifact, port: int, tmp_path: Path
+) -> None:
+    table = pq.read_table(site.path / URLS_FILE)
+    urls = tmp_path / "urls.parquet"
+    pq.write_table(table.append_column("digest", pa.array(["0" * 32] * table.num_rows)), urls)
+    columns = Columns(extra=("licence",), verify_hash=("digest", "md5"))
+    config = acquire_config(port).model_copy(update={"urls": None, "url_list": str(urls), "columns": columns})
+    corpus = run_step(tmp_path, Acquire(), config, {"serve": site})
+    again = config.model_dump(exclude={"url_list"}) | {"corpus": "corpus", "parent": corpus.address}
+    inputs = {"corpus": corpus, "serve": mended}
+    retried = run_step(tmp_path, Retry(), RetryConfig(**again), inputs)
+    before, after = rows_of(corpus), rows_of(retried)
+    asked = {key for key, row in before.items() if row["status"] in PASSING}
+    assert asked and {after[key]["status"] for key in asked} == {"hash_mismatch"}
+    assert "digest" not in next(iter(after.values()))
+
+
+def test_a_purge_empties_the_facts_of_a_row(corpus: Artifact, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(corpus.path, tmp_path / "corpus"))
+    draft = Draft(path=folder, kind="corpus", address="")
+    before = read_facts(folder, "00000")
+    assert before is not None
+    gone = before["key"][1].as_py()
+    files, _ = rewrite_shard(draft, "00000", {gone})
+    for name, temporary in files.items():
+        draft.commit_file(name, temporary)
+    after = read_facts(folder, "00000")
+    assert after is not None
+    empty = dict.fromkeys(before.column_names) | {"key": gone}
+    rows = before.to_pylist()
+    assert rows[1] != empty and after.to_pylist() == [rows[0], empty, *rows[2:]]
 
 
 def test_a_retry_that_gets_nothing_is_still_another_observation(
