@@ -25,6 +25,10 @@ class PortInUseError(RuntimeError):
     """The origin's port is taken."""
 
 
+class OriginGoneError(ConnectionError):
+    """The origin does not listen any more."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Route:
     """How the origin answers one path: status, extra headers, or accepting and then saying nothing."""
@@ -70,6 +74,16 @@ def port_problem(host: str, port: int) -> str | None:
         except OSError as error:
             return f"port {port} on {host} cannot be used ({error.strerror}); free it or choose another"
     return None
+
+
+def require_listening(host: str, port: int) -> None:
+    """Raise `OriginGoneError` where nothing accepts connections on `host:port`."""
+    try:
+        socket.create_connection((host, port), timeout=10).close()
+    except OSError as error:
+        raise OriginGoneError(
+            f"the origin on {host}:{port} is gone ({error}): what was fetched meanwhile is not kept"
+        ) from error
 
 
 class Origin:

@@ -83,9 +83,17 @@ def make_site(root: Path, port: int) -> Artifact:
     return run_step(root, OpenMojiSite(), site_config(port), {})
 
 
-def acquire(root: Path, site: Artifact, config: AcquireConfig, progress: Progress | None = None) -> Artifact:
+def acquire(
+    root: Path,
+    site: Artifact,
+    config: AcquireConfig,
+    progress: Progress | None = None,
+    *,
+    delay_s: float = 0.0,
+) -> Artifact:
+    """`delay_s` between two requests lets a test meet the crawl half done; it enters no digest."""
     inputs = {"urls": site, "serve": site}
-    resources = AcquireResources(shards_in_flight=2, cpus_per_shard=1)
+    resources = AcquireResources(shards_in_flight=2, cpus_per_shard=1, per_host_delay_s=delay_s)
     return run_step(root, Acquire(), config, inputs, resources=resources, progress=progress)
 
 
@@ -100,4 +108,4 @@ def files_of(artifact: Artifact) -> dict[str, bytes]:
 
 if __name__ == "__main__":
     root, port = Path(sys.argv[1]), int(sys.argv[2])
-    acquire(root, make_site(root, port), acquire_config(port))
+    acquire(root, make_site(root, port), acquire_config(port), delay_s=0.05)

@@ -36,6 +36,7 @@ class RewriteJob:
     config: AcquireConfig
     resources: AcquireResources
     door: DoorSource
+    origin: tuple[str, int] | None = None
 
 
 def rewrite_shard(job: RewriteJob) -> int:
@@ -64,6 +65,7 @@ def rewrite_shard(job: RewriteJob) -> int:
             config=job.config,
             resources=job.resources,
             door=job.door,
+            origin=job.origin,
         ),
         rows,
         facts,

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from infra.addresses import AddressPolicy
 from infra.fetch_loop import fetch_loop
 from infra.http import Fetcher, FetchFailure, FetchPolicy, Share
+from infra.origin import require_listening
 from infra.shards import Sample, sample_key, shard_name, write_parquet, write_tar
 from infra.store import Draft, Rows
 from pipelines.acquire.config import VERIFY_HASH, AcquireConfig, AcquireResources
@@ -44,7 +45,9 @@ class ShardJob:
     """Rows `table` of shard `index`, and everything a worker needs to commit them.
 
     `repeats` are the positions in the shard whose URL stands further up in the list, with its key there.
-    `keys` are the rows' keys where the table holds only some rows of the shard; otherwise they are counted.
+    `origin` is host and port of a site that the driver serves: it dies with the driver, and no row may be
+    blamed for that.  `keys` are the rows' keys where the table holds only some rows of the shard; otherwise
+    they are counted.
     """
 
     draft: Draft
@@ -53,6 +56,7 @@ class ShardJob:
     config: AcquireConfig
     resources: AcquireResources
     door: DoorSource
+    origin: tuple[str, int] | None = None
     repeats: dict[int, str] = field(default_factory=dict)
     keys: tuple[str, ...] | None = None
 
@@ -137,7 +141,10 @@ def fetch_share(resources: AcquireResources) -> Share:
 
 
 def fetch_samples(job: ShardJob, rows: list[dict[str, Any]], facts: list[Facts]) -> Iterator[Sample]:
-    """Samples of the shard in key order; appends every row's metadata and facts on the way."""
+    """Samples of the shard in key order; appends every row's metadata and facts on the way.
+
+    Raises `OriginGoneError` at the end where the job's origin is gone.
+    """
     inputs, digests = _without_hash(job.table).to_pylist(), _digests(job.table)
     with (
         ThreadPoolExecutor(job.resources.decode_threads) as decoders,
@@ -163,6 +170,8 @@ def fetch_samples(job: ShardJob, rows: list[dict[str, Any]], facts: list[Facts])
                     caption=row.get("caption") or "",
                     metadata=row,
                 )
+    if job.origin is not None:
+        require_listening(*job.origin)
 
 
 def _results(job: ShardJob, decoders: Executor) -> Generator[RowResult, None, None]:

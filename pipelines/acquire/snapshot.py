@@ -25,6 +25,7 @@ from pipelines.acquire.step import (
     block_list_problems,
     door_of,
     fetch_list,
+    origin_of,
     package_problems,
     port_problems,
     report,
@@ -109,6 +110,7 @@ class Retry(Step[RetryConfig, AcquireResources]):
                 config=context.config,
                 resources=context.resources,
                 door=door,
+                origin=origin_of(context),
             )
             for name in todo
         )

@@ -124,6 +124,14 @@ def serving(context: AcquireContext, *, needed: bool) -> Iterator[None]:
         yield
 
 
+def origin_of(context: AcquireContext) -> tuple[str, int] | None:
+    """Host and port of the site that is served while acquiring, if there is one."""
+    if "serve" not in context.inputs:
+        return None
+    site = Site.open(context.inputs["serve"].path)
+    return site.host, site.port
+
+
 def report(context: Context[Any, Any]) -> dict[str, Any]:
     """Write the report over all shards of the draft and hand it to tracking; returns the summary."""
     from pipelines.acquire.report import PAGE_FILE, REPORT_FILE, write_report
@@ -198,6 +206,7 @@ def _jobs(
             config=context.config,
             resources=context.resources,
             door=door,
+            origin=origin_of(context),
             repeats={
                 row - start: sample_key(first_shard + first // size, first % size, size)
                 for row, first in repeats.items()

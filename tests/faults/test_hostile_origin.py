@@ -203,7 +203,11 @@ def test_names_from_urls_never_become_paths(tmp_path: Path) -> None:
         keys = {f"00000{row}.{kind}" for row in range(len(NAMES)) for kind in ("jpg", "json", "txt")}
         assert set(archive.getnames()) == keys
     assert {path.name for path in shard.parent.iterdir()} == {
-        "00000.tar", "00000.parquet", "_shards", "_work"
+        "00000.tar",
+        "00000.parquet",
+        "00000_fetch.arrow",
+        "_shards",
+        "_work",
     }  # fmt: skip
 
 
