@@ -1,4 +1,4 @@
-"""Duplicates: pairs of rows that show the same thing (exact, perceptual, semantic), merged into clusters.
+"""Duplicates: pairs of rows that show the same thing (exact, perceptual), and how pairs become clusters.
 
 Every finder returns pairs of row numbers; how alike a pair must be is its argument, so that a moved threshold
 recomputes no hash and no embedding.  Pairs of several finders, or of several clusterings, are concatenated.
@@ -93,26 +93,6 @@ def hamming_pairs(hashes: UInt64[np.ndarray, " n"], max_bits: int) -> Int[np.nda
     return np.unique(np.concatenate(found), axis=0)
 
 
-def semantic_pairs(
-    embeddings: Float[np.ndarray, "n d"], min_cosine: float, clusters: int = 1, seed: int = 0
-) -> Int[np.ndarray, "pairs 2"]:
-    """Pairs (i < j) of rows with cosine > min_cosine inside k-means clusters (SemDeDup, Abbas et al. 2023).
-
-    clusters = 1 compares all rows and misses none; more are faster and miss pairs that a border parts, which
-    the pairs of another seed, concatenated, find.  Raises ValueError for zero or non-finite rows.
-    """
-    norms = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
-    bad = ~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0))
-    if bad.any():
-        raise ValueError(f"embedding of row {np.argmax(bad)} is zero or not finite ({bad.sum()} rows)")
-    unit = (embeddings / norms).astype(np.float32)
-    found = [np.zeros((0, 2), dtype=np.int64)]
-    for rows in _groups(_kmeans(unit, clusters, seed)):
-        for a, b in _block_pairs(rows):
-            found.append(_upper(a, b, unit[a] @ unit[b].T > min_cosine))
-    return np.unique(np.concatenate(found), axis=0)
-
-
 def duplicate_clusters(pairs: Int[np.ndarray, "pairs 2"], n: int) -> Int[np.ndarray, " n"]:
     """Cluster of each of n rows: the smallest row that pairs connect it to, or itself."""
     from scipy.sparse import coo_array
@@ -140,15 +120,6 @@ def kept_copies(
 
 def _packed(bits: Bool[np.ndarray, "8 8"]) -> np.uint64:
     return np.packbits(bits.ravel()).view(">u8").astype(np.uint64)[0]
-
-
-def _kmeans(unit: Float[np.ndarray, "n d"], clusters: int, seed: int) -> Int[np.ndarray, " n"]:
-    if clusters < 2 or len(unit) <= clusters:
-        return np.zeros(len(unit), dtype=np.int64)
-    from sklearn.cluster import MiniBatchKMeans
-
-    model = MiniBatchKMeans(clusters, random_state=seed, batch_size=_BLOCK, n_init=1)
-    return model.fit_predict(unit).astype(np.int64)
 
 
 def _groups(values: np.ndarray) -> Iterator[Int[np.ndarray, " m"]]:

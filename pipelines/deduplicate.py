@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from pydantic import Field, field_validator
 
 from filters.duplicates import (
@@ -16,8 +17,8 @@ from filters.duplicates import (
     exact_pairs,
     kept_copies,
     perceptual_pairs,
-    semantic_pairs,
 )
+from filters.semantic_duplicates import Vectors, clustered_pairs, merged, pairs_within
 from infra.shards import write_parquet
 from infra.store import Rows
 from pipelines.aligned import read_embeddings, read_metadata, shard_names
@@ -48,7 +49,8 @@ class SameCaption(StepConfig):
 class Semantic(StepConfig):
     """Pictures alike beyond doubt, whatever the captions.
 
-    `clusters` > 1 compares within k-means clusters only; `seeds` clusterings are merged.
+    `clusters` > 1 compares within k-means clusters only, a thousand rows in each being a good size; the
+    clusterings of all `seeds` are merged (five find nearly every pair: tests/benchmarks/deduplicate.py).
     """
 
     min_cosine: float = Field(default=0.985, ge=-1, le=1)
@@ -96,10 +98,13 @@ class Deduplicate(Step[DeduplicateConfig, Resources]):
         shards = shard_names(annotation)
         tables = [read_metadata(annotation, shard, _COLUMNS) for shard in shards]
         samples = pa.concat_tables(tables)
-        vectors = [read_embeddings(annotation, "img", shard) for shard in shards]
         context.progress.start(len(samples), unit="samples")
         intact = np.flatnonzero(np.array(samples["status"]) == "success")
-        found = find_pairs(samples.take(intact), np.concatenate(vectors)[intact], config)
+        vectors = Vectors.of(
+            [read_embeddings(annotation, "img", shard) for shard in shards],
+            [np.array(table["status"]) == "success" for table in tables],
+        )
+        found = find_pairs(samples.take(intact), vectors, config, context.draft.work)
         # Rows that could not be decoded are compared with nothing.
         pairs = {method: intact[rows] for method, rows in found.items()}
         table = clusters_table(samples, pairs, config)
@@ -115,11 +120,13 @@ class Deduplicate(Step[DeduplicateConfig, Resources]):
 
 
 def find_pairs(
-    samples: pa.Table, embeddings: Float[np.ndarray, "n d"], config: DeduplicateConfig
+    samples: pa.Table, vectors: Vectors, config: DeduplicateConfig, folder: Path
 ) -> dict[str, Pairs]:
-    """Pairs of row numbers by method, in the order of METHODS; a method switched off is absent."""
+    """Pairs of row numbers by method, in the order of METHODS; a method switched off is absent.
+
+    `folder` is for files that are needed meanwhile.
+    """
     pairs: dict[str, Pairs] = {}
-    vectors = embeddings.astype(np.float32)
     if config.exact:
         pairs["exact"] = exact_pairs(samples["sha256"].to_pylist())
     if config.perceptual:
@@ -132,8 +139,11 @@ def find_pairs(
         pairs["same_caption"] = _similar_within(concepts, vectors, config.same_caption.min_cosine)
     if config.semantic:
         limit = config.semantic
-        parts = [semantic_pairs(vectors, limit.min_cosine, limit.clusters, seed) for seed in limit.seeds]
-        pairs["semantic"] = np.unique(np.concatenate(parts), axis=0)
+        parts = [
+            clustered_pairs(vectors, limit.min_cosine, clusters=limit.clusters, seed=seed, folder=folder)
+            for seed in limit.seeds
+        ]
+        pairs["semantic"], _ = merged(parts)
     return pairs
 
 
@@ -179,11 +189,11 @@ def _adjacent(groups: Iterator[list[int]]) -> Iterator[tuple[int, int]]:
         yield from itertools.pairwise(group)
 
 
-def _similar_within(concepts: Sequence[str], vectors: Float[np.ndarray, "n d"], min_cosine: float) -> Pairs:
+def _similar_within(concepts: Sequence[str], vectors: Vectors, min_cosine: float) -> Pairs:
     found = [np.zeros((0, 2), np.int64)]
     for group in _groups(concepts):
         rows = np.array(group)
-        found.append(rows[semantic_pairs(vectors[rows], min_cosine)])
+        found += [rows[pairs] for pairs, _ in pairs_within(vectors.take(rows), min_cosine)]
     return np.concatenate(found)
 
 

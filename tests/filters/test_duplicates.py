@@ -17,7 +17,6 @@ from filters.duplicates import (
     hamming_pairs,
     kept_copies,
     perceptual_pairs,
-    semantic_pairs,
 )
 
 
@@ -81,27 +80,6 @@ def test_perceptual_pairs_find_copies_and_keep_colours_apart(drawings: list[np.n
 
 def test_perceptual_pairs_of_nothing() -> None:
     assert perceptual_pairs(*fingerprints([])).shape == (0, 2)
-
-
-@pytest.mark.parametrize("clusters", [1, 4])
-def test_semantic_pairs(clusters: int) -> None:
-    rng = np.random.default_rng(0)
-    base = rng.standard_normal((300, 32))
-    rows = np.concatenate([base, 3 * base[:40] + 0.05 * rng.standard_normal((40, 32))])
-    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    expected = brute_force(unit @ unit.T > 0.97)
-    found = semantic_pairs(rows, 0.97, clusters=clusters, seed=1).tolist()
-    assert len(expected) == 40
-    if clusters == 1:
-        assert found == expected
-    else:
-        assert [pair for pair in found if pair not in expected] == []
-        assert len(found) >= 36
-
-
-def test_zero_embedding_is_named() -> None:
-    with pytest.raises(ValueError, match="embedding of row 1 is zero or not finite"):
-        semantic_pairs(np.array([[1.0, 0.0], [0.0, 0.0]]), 0.9)
 
 
 def test_clusters_are_connected_components_named_by_their_first_row() -> None:
