@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float32, Int
 from pydantic import Field, field_validator
 
 from filters.duplicates import (
@@ -18,11 +17,12 @@ from filters.duplicates import (
     kept_copies,
     perceptual_pairs,
 )
-from filters.semantic_duplicates import Vectors, clustered_pairs, merged, pairs_within
+from filters.semantic_duplicates import Vectors, merged, pairs_within
 from infra.shards import write_parquet
 from infra.store import Rows
 from pipelines.aligned import read_embeddings, read_metadata, shard_names
 from pipelines.concepts import compile_ignored, concept_of
+from pipelines.pair_cache import semantic_pairs
 from pipelines.step import Context, Resources, Step, StepConfig, input_of
 
 METHODS = ("exact", "perceptual", "same_caption", "semantic")
@@ -51,11 +51,16 @@ class Semantic(StepConfig):
 
     `clusters` > 1 compares within k-means clusters only, a thousand rows in each being a good size; the
     clusterings of all `seeds` are merged (five find nearly every pair: tests/benchmarks/deduplicate.py).
+    Pairs above `stored_from` are kept in the store: `min_cosine` may move down to it without a comparison.
     """
 
     min_cosine: float = Field(default=0.985, ge=-1, le=1)
+    stored_from: float = Field(default=0.95, ge=-1, le=1)
     clusters: int = Field(default=1, ge=1)
     seeds: tuple[int, ...] = (0,)
+
+
+Clustering = Callable[[Semantic, int], tuple[Pairs, Float32[np.ndarray, " pairs"]]]
 
 
 class DeduplicateConfig(StepConfig):
@@ -104,7 +109,19 @@ class Deduplicate(Step[DeduplicateConfig, Resources]):
             [read_embeddings(annotation, "img", shard) for shard in shards],
             [np.array(table["status"]) == "success" for table in tables],
         )
-        found = find_pairs(samples.take(intact), vectors, config, context.draft.work)
+        found = find_pairs(
+            samples.take(intact),
+            vectors,
+            config,
+            lambda limit, seed: semantic_pairs(
+                annotation,
+                vectors,
+                stored_from=min(limit.stored_from, limit.min_cosine),
+                clusters=limit.clusters,
+                seed=seed,
+                work=context.draft.work,
+            ),
+        )
         # Rows that could not be decoded are compared with nothing.
         pairs = {method: intact[rows] for method, rows in found.items()}
         table = clusters_table(samples, pairs, config)
@@ -120,11 +137,11 @@ class Deduplicate(Step[DeduplicateConfig, Resources]):
 
 
 def find_pairs(
-    samples: pa.Table, vectors: Vectors, config: DeduplicateConfig, folder: Path
+    samples: pa.Table, vectors: Vectors, config: DeduplicateConfig, clustering: Clustering
 ) -> dict[str, Pairs]:
     """Pairs of row numbers by method, in the order of METHODS; a method switched off is absent.
 
-    `folder` is for files that are needed meanwhile.
+    `clustering` finds the semantic pairs of one seed, with their cosines.
     """
     pairs: dict[str, Pairs] = {}
     if config.exact:
@@ -139,11 +156,9 @@ def find_pairs(
         pairs["same_caption"] = _similar_within(concepts, vectors, config.same_caption.min_cosine)
     if config.semantic:
         limit = config.semantic
-        parts = [
-            clustered_pairs(vectors, limit.min_cosine, clusters=limit.clusters, seed=seed, folder=folder)
-            for seed in limit.seeds
-        ]
-        pairs["semantic"], _ = merged(parts)
+        parts = [clustering(limit, seed) for seed in limit.seeds]
+        rows, cosines = merged(parts)
+        pairs["semantic"] = rows[cosines > limit.min_cosine]
     return pairs
 
 

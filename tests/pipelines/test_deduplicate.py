@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from filters.semantic_duplicates import Vectors, clustered_pairs
 from infra.store import Artifact
 from pipelines.aligned import read_metadata, read_table, shard_names
 from pipelines.concepts import compile_ignored, concept_of
-from pipelines.deduplicate import DeduplicateConfig, clusters_table, find_pairs
+from pipelines.deduplicate import DeduplicateConfig, Semantic, clusters_table, find_pairs
 from tests import annotated
 
 SKIN_TONE = r"\b(medium-light|medium-dark|light|medium|dark) skin tone"
@@ -53,14 +54,14 @@ def test_one_row_per_annotated_sample(tiny_root: Path, annotation: Artifact) -> 
     assert alone["kept_copy"] and alone["cluster"] == alone["concept"] == alone["key"]
 
 
-def test_variants_with_the_same_words_are_one_cluster() -> None:
+def test_variants_with_the_same_words_are_one_cluster(tmp_path: Path) -> None:
     """Alike pictures alone do not join distinct things, nor do words alone; both together do."""
     config = DeduplicateConfig(
         annotation="a", exact=False, perceptual=None, ignored_in_captions=(SKIN_TONE, "^a drawing of ")
     )
     captions = ["OK hand", "a drawing of OK hand: dark skin tone", "OK hand", "woman", "man"]
     angles = np.radians([0, 40, 100, 3, 45])
-    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    vectors = Vectors.of([np.stack([np.cos(angles), np.sin(angles)], axis=1)])
     table = pa.table(
         {
             "key": [f"{i}" for i in range(5)],
@@ -69,12 +70,29 @@ def test_variants_with_the_same_words_are_one_cluster() -> None:
             "height": [64] * 5,
         }
     )
-    pairs = find_pairs(table, vectors, config)
+    pairs = find_pairs(
+        table,
+        vectors,
+        config,
+        lambda limit, seed: clustered_pairs(vectors, 0.9, clusters=limit.clusters, seed=seed, folder=tmp_path),
+    )
     assert pairs["same_caption"].tolist() == [[0, 1]]
     assert pairs["semantic"].tolist() == [[0, 3], [1, 4]]
     rows = clusters_table(table, {"same_caption": pairs["same_caption"]}, config)
     assert rows["cluster"].to_pylist() == ["0", "0", "2", "3", "4"]
     assert rows["concept"].to_pylist() == ["0", "0", "0", "3", "4"]  # a split never parts one concept
+
+
+def test_a_moved_threshold_compares_nothing_anew(
+    tiny_root: Path, annotation: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def settings(min_cosine: float) -> Semantic:
+        return Semantic(min_cosine=min_cosine, stored_from=0.6, clusters=2, seeds=(0, 1))
+
+    strict = annotated.deduplicate(tiny_root, annotation, semantic=settings(0.99), perceptual=None)
+    monkeypatch.setattr("pipelines.pair_cache.clustered_pairs", None)  # to call it would raise
+    loose = annotated.deduplicate(tiny_root, annotation, semantic=settings(0.65), perceptual=None)
+    assert loose.summary["duplicates_semantic"] > strict.summary["duplicates_semantic"]
 
 
 def test_concepts() -> None:
