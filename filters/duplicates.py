@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8, UInt64
+from jaxtyping import Bool, Int, UInt8, UInt64
 from PIL import Image
 
 # Rows compared at once: 4096 x 4096 float32 products are 64 MiB.

@@ -36,7 +36,8 @@ class Vectors:
 
     @staticmethod
     def of(
-        shards: Sequence[Float[np.ndarray, "_rows d"]], use: Sequence[Bool[np.ndarray, " _rows"]] | None = None
+        shards: Sequence[Float[np.ndarray, "_rows d"]],
+        use: Sequence[Bool[np.ndarray, " _rows"]] | None = None,
     ) -> Vectors:
         """All rows, or those for which `use` is true."""
         masks = [np.ones(len(shard), bool) for shard in shards] if use is None else use

@@ -36,7 +36,9 @@ def write_shards(folder: Path, rows: int) -> list[np.ndarray]:
         block = centres[random.integers(GROUPS, size=count)]
         block = block + 0.9 * random.standard_normal((count, WIDTH)).astype(np.float32)
         copies = np.arange(1, count, 20)
-        block[copies] = block[copies - 1] + 0.2 * random.standard_normal((len(copies), WIDTH)).astype(np.float32)
+        block[copies] = block[copies - 1] + 0.2 * random.standard_normal((len(copies), WIDTH)).astype(
+            np.float32
+        )
         path = folder / f"img_emb_{number:05d}.npy"
         np.save(path, block.astype(np.float16))
         shards.append(np.load(path, mmap_mode="r"))
@@ -59,7 +61,9 @@ def main() -> None:
             for seed in range(CLUSTERINGS):
                 started = time.monotonic()
                 parts.append(
-                    clustered_pairs(vectors, MIN_COSINE, clusters=arguments.clusters, seed=seed, folder=folder)
+                    clustered_pairs(
+                        vectors, MIN_COSINE, clusters=arguments.clusters, seed=seed, folder=folder
+                    )
                 )
                 seconds.append(round(time.monotonic() - started, 1))
         true = brute_force_pairs(vectors, np.arange(QUERIES) * 20, MIN_COSINE)

@@ -33,7 +33,10 @@ def test_one_cluster_misses_nothing_whatever_the_shards(tmp_path: Path) -> None:
 
 def test_five_clusterings_find_nearly_all_pairs(tmp_path: Path) -> None:
     shards = planted(6000, 600)
-    parts = [clustered_pairs(Vectors.of(shards), MIN_COSINE, clusters=32, seed=s, folder=tmp_path) for s in range(5)]
+    parts = [
+        clustered_pairs(Vectors.of(shards), MIN_COSINE, clusters=32, seed=s, folder=tmp_path)
+        for s in range(5)
+    ]
     true = brute_force_pairs(Vectors.of(shards), np.arange(0, 600, 2), MIN_COSINE)
     one, five = (recall(found, true)[0] / len(true) for found in (parts[0][0], merged(parts)[0]))
     assert len(true) >= 300
@@ -71,5 +74,7 @@ def test_rows_that_take_no_part_are_not_counted(tmp_path: Path) -> None:
 
 
 def test_no_rows_are_no_pairs(tmp_path: Path) -> None:
-    pairs, _ = clustered_pairs(Vectors.of([np.zeros((0, 8), np.float16)]), 0.9, clusters=4, seed=0, folder=tmp_path)
+    pairs, _ = clustered_pairs(
+        Vectors.of([np.zeros((0, 8), np.float16)]), 0.9, clusters=4, seed=0, folder=tmp_path
+    )
     assert pairs.shape == (0, 2)

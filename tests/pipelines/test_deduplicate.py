@@ -74,7 +74,9 @@ def test_variants_with_the_same_words_are_one_cluster(tmp_path: Path) -> None:
         table,
         vectors,
         config,
-        lambda limit, seed: clustered_pairs(vectors, 0.9, clusters=limit.clusters, seed=seed, folder=tmp_path),
+        lambda limit, seed: clustered_pairs(
+            vectors, 0.9, clusters=limit.clusters, seed=seed, folder=tmp_path
+        ),
     )
     assert pairs["same_caption"].tolist() == [[0, 1]]
     assert pairs["semantic"].tolist() == [[0, 3], [1, 4]]
