@@ -77,8 +77,8 @@ def clustered_pairs(
 ) -> tuple[Int[np.ndarray, "pairs 2"], Float32[np.ndarray, " pairs"]]:
     """Pairs (i < j) of rows with cosine > min_cosine within one clustering, sorted, and their cosines.
 
-    `folder` must exist; the embeddings ordered by cluster, in float32, lie in it meanwhile.  Raises ValueError
-    for rows that are zero or not finite.
+    `folder` must exist; the embeddings ordered by cluster, in float32, lie in it meanwhile.  Raises
+    ValueError for rows that are zero or not finite.
     """
     labels = _labels(vectors, clusters, seed)
     order = np.argsort(labels, kind="stable").astype(np.int64)
@@ -111,7 +111,7 @@ def merged(
 def brute_force_pairs(
     vectors: Vectors, rows: Int[np.ndarray, " queries"], min_cosine: float
 ) -> Int[np.ndarray, "pairs 2"]:
-    """All pairs (i < j) with cosine > min_cosine that one of `rows` is part of: what recall is measured by."""
+    """All pairs (i < j) with cosine > min_cosine that one of `rows` is in: what recall is measured by."""
     rows = np.sort(rows)
     queries = vectors.take(rows)
     found = [np.zeros((0, 2), np.int64)]

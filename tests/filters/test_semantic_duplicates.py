@@ -1,4 +1,4 @@
-"""Duplicates within clusters: exact with one cluster, and nearly complete with several clusterings of many."""
+"""Duplicates within clusters: all with one cluster, nearly all with several clusterings of many."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MIN_COSINE = 0.95
 
 
 def planted(count: int, copies: int, seed: int = 0) -> list[np.ndarray]:
-    """`count` rows of 32 dimensions in three shards; the last `copies` are noised copies of the first ones."""
+    """`count` rows of 32 dimensions in three shards; the last `copies` are the first ones with noise."""
     random = np.random.default_rng(seed)
     rows = random.standard_normal((count, 32)).astype(np.float32)
     rows[-copies:] = rows[:copies] + 0.05 * random.standard_normal((copies, 32))
