@@ -19,12 +19,12 @@ PARALLEL = 1 - 1e-6
 
 
 def slerp(
-    a: Float[Tensor, "n *shape"], b: Float[Tensor, "n *shape"], fraction: float
-) -> Float[Tensor, "n *shape"]:
+    a: Float[Tensor, " n *shape"], b: Float[Tensor, " n *shape"], fraction: float
+) -> Float[Tensor, " n *shape"]:
     """Spherical interpolation of each sample, all its elements one vector: `a` at 0, `b` at 1.
 
-    For embeddings and for noise alike (section 3.2): a straight line between two draws of noise passes through
-    what no normal draw looks like.  Opposite vectors have no shortest way between them: ValueError.
+    For embeddings and for noise alike (section 3.2): a straight line between two draws of noise passes
+    through what no normal draw looks like.  Opposite vectors have no shortest way between them: ValueError.
 
         >>> slerp(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 0.5)
         tensor([[0.7071, 0.7071]])
@@ -36,7 +36,9 @@ def slerp(
     angle = torch.acos(cosine.clamp(-1, 1))[:, None]
     sine = torch.where(angle > 0, torch.sin(angle), torch.ones_like(angle))
     straight = (cosine > PARALLEL)[:, None]
-    from_a = torch.where(straight, torch.full_like(angle, 1 - fraction), torch.sin((1 - fraction) * angle) / sine)
+    from_a = torch.where(
+        straight, torch.full_like(angle, 1 - fraction), torch.sin((1 - fraction) * angle) / sine
+    )
     from_b = torch.where(straight, torch.full_like(angle, fraction), torch.sin(fraction * angle) / sine)
     return (from_a * u + from_b * v).reshape(a.shape)
 
@@ -72,8 +74,8 @@ def reconstruct(
 
 
 def interpolation_path(
-    a: Float[Tensor, "1 *shape"], b: Float[Tensor, "1 *shape"], fractions: Sequence[float]
-) -> Float[Tensor, "_points *shape"]:
+    a: Float[Tensor, " 1 *shape"], b: Float[Tensor, " 1 *shape"], fractions: Sequence[float]
+) -> Float[Tensor, " _points *shape"]:
     """Points on the way from `a` to `b`, one a fraction, for embeddings and for x_T (section 3.2)."""
     return torch.cat([slerp(a, b, fraction) for fraction in fractions])
 

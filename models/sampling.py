@@ -66,7 +66,9 @@ class CascadeSampling(Config):
                     f"CascadeSampling.upsamplers[{i}]: upsamplers are unconditional, guidance must be 1"
                 )
         if self.prior.dynamic_threshold is not None:
-            raise ValueError("CascadeSampling.prior: embeddings are not pixels, dynamic_threshold must be null")
+            raise ValueError(
+                "CascadeSampling.prior: embeddings are not pixels, dynamic_threshold must be null"
+            )
 
 
 def sample(

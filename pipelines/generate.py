@@ -174,7 +174,7 @@ def generate(
 def write_pictures(
     sampler: Sampler, pictures: Sequence[Picture], out_dir: Path, label: str, *, seed: int
 ) -> list[Path]:
-    """Write pictures that belong together, named and tagged by `label`, and their `grid.png`; returns the paths."""
+    """Write pictures that belong together, named and tagged by `label`, and `grid.png`; returns the paths."""
     from PIL import Image
 
     out_dir.mkdir(parents=True, exist_ok=True)

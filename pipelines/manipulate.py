@@ -43,7 +43,7 @@ def read_picture(path: Path) -> Picture:
 def vary(
     sampler: Sampler, image: Picture, *, count: int, eta: float = 0.7, seed: int = 0, steps: int = STEPS
 ) -> list[list[Picture]]:
-    """`count` images with the same z and x_T, other details: DDIM with `eta` > 0 (section 3.1); 0 reconstructs."""
+    """`count` images of the same z and x_T: DDIM with `eta` > 0 changes details (section 3.1), 0 nothing."""
     z, x_T = _latents(sampler, [image], steps)
     return _draw(sampler, z.repeat(count, 1), x_T.repeat(count, 1, 1, 1), eta=eta, seed=seed, steps=steps)
 

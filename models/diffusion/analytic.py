@@ -21,11 +21,11 @@ from models.diffusion.samplers import Denoiser
 
 @torch.no_grad()
 def noise_power(
-    diffusion: Diffusion, batches: Iterable[tuple[Float[Tensor, "batch *shape"], Denoiser]], *, seed: int
+    diffusion: Diffusion, batches: Iterable[tuple[Float[Tensor, " batch *shape"], Denoiser]], *, seed: int
 ) -> Float64[Tensor, " steps"]:
-    """E ||epsilon(x_t, t)||^2 / d at every step of `diffusion` (eq. 8's Gamma), over all samples of `batches`.
+    """E ||epsilon(x_t, t)||^2 / d at every step of `diffusion`, over all samples of `batches`.
 
-    A batch is x_0 with a denoiser whose conditions belong to it.  The network is called once a step and batch.
+    A batch is x_0 with a denoiser whose conditions belong to it; the network is called once a step and batch.
     Raises `ValueError` where there is no sample.
     """
     total = torch.zeros(diffusion.num_steps, dtype=torch.float64)
@@ -47,10 +47,10 @@ def noise_power(
 def with_analytic_variance(
     diffusion: Diffusion, power: Float64[Tensor, " steps"], *, data_variance: float = 1.0
 ) -> Diffusion:
-    """`diffusion` with the optimal variances of its own steps (theorem 1, in the skipping form of appendix).
+    """`diffusion` with the optimal variances of its own steps, which may skip steps of training.
 
-    The variance of q(x_s | x_t, x_0), plus what of x_0 the network cannot know at x_t.  That part is clamped to
-    [0, `data_variance`]: an estimate may leave the range, and no x_0 varies more than the data do (1 for
+    The variance of q(x_s | x_t, x_0), plus what of x_0 the network cannot know at x_t.  That part is clamped
+    to [0, `data_variance`]: an estimate may leave the range, and no x_0 varies more than the data do (1 for
     pixels in [-1, 1]; for a prior's scaled embeddings their variance per dimension, 0.29).
     """
     abar, abar_prev, betas = diffusion.alphas_cumprod, diffusion.alphas_cumprod_prev, diffusion.betas

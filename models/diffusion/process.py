@@ -147,8 +147,8 @@ class Diffusion:
         """Read a network's raw output at step `t`.
 
         `clip_x0`: True clamps x0 to [-1, 1] (images; embeddings are not clamped).  A number is Imagen's
-        dynamic threshold, a quantile in (0, 1] (2205.11487, section 2.3; there 0.995): each sample is clamped to the
-        quantile of its own |x0|, at least 1, and divided by it.
+        dynamic threshold, a quantile in (0, 1] (2205.11487, section 2.3; there 0.995): each sample is clamped
+        to the quantile of its own |x0|, at least 1, and divided by it.
         """
         output, log_variance = self._split(network_output, x_t, t)
         x0 = self._x0(output, x_t, t)

@@ -117,11 +117,12 @@ def heun(
     clip_x0: bool | float = True,
     callback: Callback | None = None,
 ) -> Float[Tensor, "batch channels *spatial"]:
-    """Heun's second-order method (2206.00364, algorithm 1 without churn), 2 * steps - 1 calls of the network.
+    """Heun's second-order method (2206.00364, algorithm 1 without churn), 2 * steps - 2 calls of the network.
 
     In y = x / sqrt(abar) and sigma = sqrt(1 / abar - 1) the probability flow is dy / dsigma = epsilon
     (2010.02502, eq. 14); epsilon is averaged over both ends of a step.  With one end only, Euler's method, it
-    is `ddim` at eta 0.  The last step goes to sigma 0, where epsilon is not defined, and returns x_0.
+    is `ddim` at eta 0.  The last step goes to sigma 0, where epsilon is not defined, and returns x_0.  The
+    first is Euler's: sigma begins at 20,000 on the cosine schedule and falls by orders of magnitude in it.
     """
     abar = diffusion.alphas_cumprod
     sigma = (1 / abar - 1).sqrt()
@@ -134,8 +135,10 @@ def heun(
             change = (sigma[step - 1] - sigma[step]).item()
             y = x / abar[step].sqrt().item()
             scale = abar[step - 1].sqrt().item()
-            there = _predict(diffusion, denoise, scale * (y + change * here.epsilon), step - 1, clip_x0)
-            x = scale * (y + change * (here.epsilon + there.epsilon) / 2)
+            x = scale * (y + change * here.epsilon)
+            if step + 1 < diffusion.num_steps:
+                there = _predict(diffusion, denoise, x, step - 1, clip_x0)
+                x = scale * (y + change * (here.epsilon + there.epsilon) / 2)
         _report(callback, diffusion, step, here.x0)
     return x
 
@@ -176,7 +179,9 @@ def dpm_solver_pp_2m(
     return x
 
 
-def _predict(diffusion: Diffusion, denoise: Denoiser, x: Tensor, step: int, clip_x0: bool | float) -> Prediction:
+def _predict(
+    diffusion: Diffusion, denoise: Denoiser, x: Tensor, step: int, clip_x0: bool | float
+) -> Prediction:
     t = _full(step, x)
     return diffusion.predict(denoise(x, diffusion.original_timesteps(t)), x, t, clip_x0)
 

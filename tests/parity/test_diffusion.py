@@ -135,7 +135,9 @@ def test_inversion_is_the_published_one() -> None:
     x = torch.randn(2, 3, 8, 8)
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        return torch.cat([torch.tanh(x_t) * (1 + t.reshape(-1, 1, 1, 1) / 1000), torch.zeros_like(x_t)], dim=1)
+        return torch.cat(
+            [torch.tanh(x_t) * (1 + t.reshape(-1, 1, 1, 1) / 1000), torch.zeros_like(x_t)], dim=1
+        )
 
     expected = x
     for step in range(19):

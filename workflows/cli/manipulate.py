@@ -73,7 +73,12 @@ def interpolate(first: Path, last: Path, **settings: Any) -> None:
     \b
     unclip interpolate cat.png dog.png -n 8 --out out/
     """
-    _run([first, last], "interpolate", lambda m, s, pictures, how: m.interpolate(s, *pictures, **how), **settings)
+    _run(
+        [first, last],
+        "interpolate",
+        lambda m, s, pictures, how: m.interpolate(s, *pictures, **how),
+        **settings,
+    )
 
 
 @click.command()

