@@ -136,28 +136,39 @@ class UnCLIP(nn.Module):
         *,
         seed: int,
         settings: StageSampling,
+        x_T: Float[Tensor, "n 3 H W"] | None = None,
         first_index: int = 0,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n 3 H W"]:
         """Images in [-1, 1] at the decoder's size.  Guided away from the branch without embedding and
-        caption."""
+        caption.  `x_T`: the noise to begin with, as from `models.manipulation.invert`; drawn if not given."""
         _check_finite("image_embedding", image_embedding)
         noise = SampleNoise(seed, len(image_embedding), first=first_index, stream=DECODER_STREAM)
         size = self.decoder.config.image_size
-        x_T = noise.draw((3, size, size), device=image_embedding.device, dtype=image_embedding.dtype)
-        everything = torch.ones(len(image_embedding), dtype=torch.bool, device=image_embedding.device)
-        conditional = self.decoder.condition(image_embedding, text_tokens, text_mask)
-        null = self.decoder.condition(image_embedding, text_tokens, text_mask, everything, everything)
-        denoise = Guided(self.decoder.denoise, conditional.as_kwargs(), null.as_kwargs(), settings.guidance)
+        drawn = noise.draw((3, size, size), device=image_embedding.device, dtype=image_embedding.dtype)
+        denoise = self.guided_decoder(image_embedding, text_tokens, text_mask, settings.guidance)
         return sample(
             settings,
             self.decoder_diffusion,
             denoise,
-            x_T,
+            drawn if x_T is None else x_T,
             noise=noise,
             clip_x0=True,
             callback=_named(progress, "decoder"),
         ).clamp(-1, 1)
+
+    def guided_decoder(
+        self,
+        image_embedding: Float[Tensor, "n d"],
+        text_tokens: Int[Tensor, "n L"],
+        text_mask: Bool[Tensor, "n L"],
+        guidance: float,
+    ) -> Guided:
+        """The decoder with its conditions bound, as samplers take it."""
+        everything = torch.ones(len(image_embedding), dtype=torch.bool, device=image_embedding.device)
+        conditional = self.decoder.condition(image_embedding, text_tokens, text_mask)
+        null = self.decoder.condition(image_embedding, text_tokens, text_mask, everything, everything)
+        return Guided(self.decoder.denoise, conditional.as_kwargs(), null.as_kwargs(), guidance)
 
     @torch.no_grad()
     def upsample(

@@ -18,17 +18,24 @@ if TYPE_CHECKING:
 class StageSampling(Config):
     """Sampler, steps and guidance of one stage."""
 
-    sampler: Literal["ddpm", "ddim", "dpm_solver_pp_2m"] = "ddim"
+    sampler: Literal["ddpm", "ddim", "heun", "dpm_solver_pp_2m"] = "ddim"
     steps: int | str = 50
     """As `spaced_steps` takes them: 64, "10,10,3,2,2" or "ddim50"."""
     guidance: float = 1.0
     eta: float = 0.0
     """Of DDIM: 0 deterministic, 1 as random as DDPM."""
+    dynamic_threshold: float | None = None
+    """Imagen's quantile (2205.11487, section 2.3; there 0.995) for stages that make pixels; None clamps to
+    [-1, 1].  What lets guidance be strong without burnt colours."""
 
     def __post_init__(self) -> None:
         if self.guidance < 0 or self.eta < 0:
             raise ValueError(
                 f"StageSampling: guidance and eta must be at least 0, got {self.guidance} and {self.eta}"
+            )
+        if self.dynamic_threshold is not None and not 0 < self.dynamic_threshold <= 1:
+            raise ValueError(
+                f"StageSampling: dynamic_threshold must lie in (0, 1], got {self.dynamic_threshold}"
             )
         if self.eta > 0 and self.sampler != "ddim":
             raise ValueError(
@@ -58,6 +65,10 @@ class CascadeSampling(Config):
                 raise ValueError(
                     f"CascadeSampling.upsamplers[{i}]: upsamplers are unconditional, guidance must be 1"
                 )
+        if self.prior.dynamic_threshold is not None:
+            raise ValueError(
+                "CascadeSampling.prior: embeddings are not pixels, dynamic_threshold must be null"
+            )
 
 
 def sample(
@@ -75,10 +86,15 @@ def sample(
     from models.diffusion import samplers
 
     process = diffusion.spaced(settings.steps)
+    clip: bool | float = clip_x0
+    if clip_x0 and settings.dynamic_threshold is not None:
+        clip = settings.dynamic_threshold
     if settings.sampler == "ddpm":
-        return samplers.ddpm(process, denoise, x_T, noise=noise, clip_x0=clip_x0, callback=callback)
+        return samplers.ddpm(process, denoise, x_T, noise=noise, clip_x0=clip, callback=callback)
     if settings.sampler == "ddim":
         return samplers.ddim(
-            process, denoise, x_T, noise=noise, eta=settings.eta, clip_x0=clip_x0, callback=callback
+            process, denoise, x_T, noise=noise, eta=settings.eta, clip_x0=clip, callback=callback
         )
-    return samplers.dpm_solver_pp_2m(process, denoise, x_T, clip_x0=clip_x0, callback=callback)
+    if settings.sampler == "heun":
+        return samplers.heun(process, denoise, x_T, clip_x0=clip, callback=callback)
+    return samplers.dpm_solver_pp_2m(process, denoise, x_T, clip_x0=clip, callback=callback)

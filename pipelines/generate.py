@@ -171,6 +171,22 @@ def generate(
     return [*paths, grid]
 
 
+def write_pictures(
+    sampler: Sampler, pictures: Sequence[Picture], out_dir: Path, label: str, *, seed: int
+) -> list[Path]:
+    """Write pictures that belong together, named and tagged by `label`, and `grid.png`; returns the paths."""
+    from PIL import Image
+
+    out_dir.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index, picture in enumerate(pictures):
+        paths.append(out_dir / _file_name([label], 0, seed, index))
+        paths[-1].write_bytes(sampler.png(picture, label, seed, index))
+    grid = out_dir / "grid.png"
+    Image.fromarray(np.concatenate(list(pictures), axis=1)).save(grid, "PNG")
+    return [*paths, grid]
+
+
 def _override(sampling: CascadeSampling, *, guidance: float | None, steps: int | None) -> CascadeSampling:
     prior, decoder = sampling.prior, sampling.decoder
     if guidance is not None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from models.diffusion.schedule import spaced_steps
 
 PredictionType = Literal["epsilon", "x0", "v"]
-VarianceType = Literal["learned_range", "fixed_small", "fixed_large"]
+VarianceType = Literal["learned_range", "fixed_small", "fixed_large", "given"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +38,8 @@ class Diffusion:
 
     `prediction`: what the network outputs; "v" is sqrt(abar) eps - sqrt(1 - abar) x0 (2202.00512, section 4).
     `variance`: "learned_range" means the network's output carries a second half of channels that interpolates
-    the log variance between its two bounds (2102.09672, eq. 15); the fixed ones are those bounds.
+    the log variance between its two bounds (2102.09672, eq. 15); the fixed ones are those bounds; "given" is
+    made by `with_variance` alone.
     """
 
     def __init__(
@@ -48,12 +49,15 @@ class Diffusion:
         prediction: PredictionType,
         variance: VarianceType,
         timestep_map: Int[Tensor, " steps"] | None = None,
+        given: Float64[Tensor, " steps"] | None = None,
     ) -> None:
         betas = betas.detach().cpu()
         if not bool(((betas > 0) & (betas <= 1)).all()):
             raise ValueError(
                 f"Diffusion: every beta must lie in (0, 1], got [{betas.min():.3g}, {betas.max():.3g}]"
             )
+        if (variance == "given") != (given is not None):
+            raise ValueError(f"Diffusion: variance {variance!r} and a table of variances do not go together")
         self.betas = betas
         self.prediction: PredictionType = prediction
         self.variance: VarianceType = variance
@@ -61,6 +65,9 @@ class Diffusion:
         self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
         self.alphas_cumprod_prev = torch.cat([betas.new_ones(1), self.alphas_cumprod[:-1]])
         self._tables = self._build_tables()
+        if given is not None:
+            # Nothing is drawn at step 0, where the best variance may be 0: any finite logarithm will do.
+            self._tables["log_given"] = given.detach().cpu().clamp(min=1e-20).log()
         self._on_device: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     @property
@@ -70,8 +77,11 @@ class Diffusion:
     def spaced(self, sections: int | str) -> "Diffusion":
         """The same process over the steps of `spaced_steps(num_steps, sections)` (2102.09672, eq. 19).
 
-        The networks go on seeing their training timesteps, through `timestep_map`.
+        The networks go on seeing their training timesteps, through `timestep_map`.  Raises `ValueError` on a
+        process with given variances, which belong to its own steps.
         """
+        if self.variance == "given":
+            raise ValueError("Diffusion.spaced: given variances belong to these steps; respace first")
         keep = torch.tensor(sorted(set(spaced_steps(self.num_steps, sections))))
         kept = self.alphas_cumprod[keep]
         previous = torch.cat([kept.new_ones(1), kept[:-1]])
@@ -80,6 +90,21 @@ class Diffusion:
             prediction=self.prediction,
             variance=self.variance,
             timestep_map=self.timestep_map[keep],
+        )
+
+    def with_variance(self, variances: Float64[Tensor, " steps"]) -> "Diffusion":
+        """The same process with a variance p(x_{t-1} | x_t) for each of its steps, whatever network it reads.
+
+        Raises `ValueError` on a network's learned variance: its output has a second half to be interpreted.
+        """
+        if self.variance == "learned_range":
+            raise ValueError("Diffusion.with_variance: the network of this process learned its variance")
+        return Diffusion(
+            self.betas,
+            prediction=self.prediction,
+            variance="given",
+            timestep_map=self.timestep_map,
+            given=variances,
         )
 
     def original_timesteps(self, t: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
@@ -117,14 +142,17 @@ class Diffusion:
         network_output: Float[Tensor, "batch out_channels *spatial"],
         x_t: Float[Tensor, "batch channels *spatial"],
         t: Int[Tensor, " batch"],
-        clip_x0: bool,
+        clip_x0: bool | float,
     ) -> Prediction:
-        """Read a network's raw output at step `t`.  `clip_x0` clamps x0 to [-1, 1]: images yes, embeddings
-        no."""
+        """Read a network's raw output at step `t`.
+
+        `clip_x0`: True clamps x0 to [-1, 1] (images; embeddings are not clamped).  A number is Imagen's
+        dynamic threshold, a quantile in (0, 1] (2205.11487, section 2.3; there 0.995): each sample is clamped
+        to the quantile of its own |x0|, at least 1, and divided by it.
+        """
         output, log_variance = self._split(network_output, x_t, t)
         x0 = self._x0(output, x_t, t)
-        if clip_x0:
-            x0 = x0.clamp(-1, 1)
+        x0 = _clipped(x0, clip_x0)
         epsilon = (self._at("recip_sqrt_abar", t, x_t) * x_t - x0) / self._at("recipm1_sqrt_abar", t, x_t)
         mean, _ = self.q_posterior(x0, x_t, t)
         return Prediction(x0=x0, epsilon=epsilon, log_variance=log_variance, mean=mean)
@@ -220,7 +248,7 @@ class Diffusion:
             fraction = (raw + 1) / 2
             low, high = self._at("log_small", t, x_t), self._at("log_beta", t, x_t)
             return output, fraction * high + (1 - fraction) * low
-        name = "log_small" if self.variance == "fixed_small" else "log_large"
+        name = {"fixed_small": "log_small", "fixed_large": "log_large"}.get(self.variance, "log_given")
         return network_output, self._at(name, t, x_t).expand_as(x_t)
 
     def _x0(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
@@ -236,6 +264,16 @@ class Diffusion:
         if self.prediction == "v":
             return self._at("sqrt_abar", t, x0) * noise - self._at("sqrt_1m_abar", t, x0) * x0
         return noise
+
+
+def _clipped(x0: Tensor, clip_x0: bool | float) -> Tensor:
+    if isinstance(clip_x0, bool):
+        return x0.clamp(-1, 1) if clip_x0 else x0
+    if not 0 < clip_x0 <= 1:
+        raise ValueError(f"clip_x0: expected True, False or a quantile in (0, 1], got {clip_x0}")
+    limit = torch.quantile(x0.abs().flatten(1).float(), clip_x0, dim=1).clamp(min=1).to(x0.dtype)
+    limit = limit.reshape(-1, *[1] * (x0.ndim - 1))
+    return x0.clamp(-limit, limit) / limit
 
 
 def _mean_per_sample(x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.diffusion.noise import SampleNoise
-from models.diffusion.process import Diffusion
+from models.diffusion.process import Diffusion, Prediction
 
 Callback = Callable[[int, int, Tensor], None]
 """Called after each step with (steps done, steps in total, the current estimate of x_0)."""
@@ -41,14 +41,13 @@ def ddpm(
     x_T: Float[Tensor, "batch channels *spatial"],
     *,
     noise: SampleNoise,
-    clip_x0: bool = True,
+    clip_x0: bool | float = True,
     callback: Callback | None = None,
 ) -> Float[Tensor, "batch channels *spatial"]:
     """Ancestral sampling (2006.11239, algorithm 2) with the variance of the process or of the network."""
     x = x_T
     for step in reversed(range(diffusion.num_steps)):
-        t = _full(step, x)
-        prediction = diffusion.predict(denoise(x, diffusion.original_timesteps(t)), x, t, clip_x0)
+        prediction = _predict(diffusion, denoise, x, step, clip_x0)
         x = prediction.mean
         if step > 0:
             x = x + torch.exp(0.5 * prediction.log_variance) * noise.like(x)
@@ -64,7 +63,7 @@ def ddim(
     *,
     noise: SampleNoise | None = None,
     eta: float = 0.0,
-    clip_x0: bool = True,
+    clip_x0: bool | float = True,
     callback: Callback | None = None,
 ) -> Float[Tensor, "batch channels *spatial"]:
     """DDIM (2010.02502, eq. 12).  `eta` 0 is deterministic, 1 has the variance of DDPM; `eta` > 0 needs
@@ -73,8 +72,7 @@ def ddim(
         raise ValueError(f"ddim: eta={eta} draws noise at every step: give noise=SampleNoise(...), or eta=0")
     x = x_T
     for step in reversed(range(diffusion.num_steps)):
-        t = _full(step, x)
-        prediction = diffusion.predict(denoise(x, diffusion.original_timesteps(t)), x, t, clip_x0)
+        prediction = _predict(diffusion, denoise, x, step, clip_x0)
         abar, abar_prev = diffusion.alphas_cumprod[step], diffusion.alphas_cumprod_prev[step]
         sigma = eta * ((1 - abar_prev) / (1 - abar)).sqrt() * (1 - abar / abar_prev).sqrt()
         direction = (1 - abar_prev - sigma**2).clamp(min=0).sqrt()
@@ -86,12 +84,72 @@ def ddim(
 
 
 @torch.no_grad()
+def ddim_invert(
+    diffusion: Diffusion,
+    denoise: Denoiser,
+    x_0: Float[Tensor, "batch channels *spatial"],
+    *,
+    callback: Callback | None = None,
+) -> Float[Tensor, "batch channels *spatial"]:
+    """The x_T from which `ddim` (eta 0, clip_x0 False, the same process) comes back to `x_0`, nearly.
+
+    DDIM's step taken upwards (2105.05233, appendix F): epsilon is read at a step and assumed to hold up to
+    the next.  `x_0` is taken for a sample at step 0, which it is but for that step's small noise.  The error
+    falls with the number of steps; x_0 is not clipped, because what is cut off cannot be had back.
+    """
+    x = x_0
+    for step in range(diffusion.num_steps):
+        prediction = _predict(diffusion, denoise, x, step, clip_x0=False)
+        if step + 1 < diffusion.num_steps:
+            abar = diffusion.alphas_cumprod[step + 1]
+            x = prediction.x0 * abar.sqrt().item() + prediction.epsilon * (1 - abar).sqrt().item()
+        if callback is not None:
+            callback(step + 1, diffusion.num_steps, prediction.x0)
+    return x
+
+
+@torch.no_grad()
+def heun(
+    diffusion: Diffusion,
+    denoise: Denoiser,
+    x_T: Float[Tensor, "batch channels *spatial"],
+    *,
+    clip_x0: bool | float = True,
+    callback: Callback | None = None,
+) -> Float[Tensor, "batch channels *spatial"]:
+    """Heun's second-order method (2206.00364, algorithm 1 without churn), 2 * steps - 2 calls of the network.
+
+    In y = x / sqrt(abar) and sigma = sqrt(1 / abar - 1) the probability flow is dy / dsigma = epsilon
+    (2010.02502, eq. 14); epsilon is averaged over both ends of a step.  With one end only, Euler's method, it
+    is `ddim` at eta 0.  The last step goes to sigma 0, where epsilon is not defined, and returns x_0.  The
+    first is Euler's: sigma begins at 20,000 on the cosine schedule and falls by orders of magnitude in it.
+    """
+    abar = diffusion.alphas_cumprod
+    sigma = (1 / abar - 1).sqrt()
+    x = x_T
+    for step in reversed(range(diffusion.num_steps)):
+        here = _predict(diffusion, denoise, x, step, clip_x0)
+        if step == 0:
+            x = here.x0
+        else:
+            change = (sigma[step - 1] - sigma[step]).item()
+            y = x / abar[step].sqrt().item()
+            scale = abar[step - 1].sqrt().item()
+            x = scale * (y + change * here.epsilon)
+            if step + 1 < diffusion.num_steps:
+                there = _predict(diffusion, denoise, x, step - 1, clip_x0)
+                x = scale * (y + change * (here.epsilon + there.epsilon) / 2)
+        _report(callback, diffusion, step, here.x0)
+    return x
+
+
+@torch.no_grad()
 def dpm_solver_pp_2m(
     diffusion: Diffusion,
     denoise: Denoiser,
     x_T: Float[Tensor, "batch channels *spatial"],
     *,
-    clip_x0: bool = True,
+    clip_x0: bool | float = True,
     callback: Callback | None = None,
 ) -> Float[Tensor, "batch channels *spatial"]:
     """DPM-Solver++(2M), a deterministic second-order multistep solver (2211.01095, algorithm 2).
@@ -105,8 +163,7 @@ def dpm_solver_pp_2m(
     log_snr = 0.5 * (abar.log() - (1 - abar).log())
     x, earlier = x_T, None
     for step in reversed(range(diffusion.num_steps)):
-        t = _full(step, x)
-        x0 = diffusion.predict(denoise(x, diffusion.original_timesteps(t)), x, t, clip_x0).x0
+        x0 = _predict(diffusion, denoise, x, step, clip_x0).x0
         if step == 0:
             x = x0
         else:
@@ -120,6 +177,13 @@ def dpm_solver_pp_2m(
         earlier = x0
         _report(callback, diffusion, step, x0)
     return x
+
+
+def _predict(
+    diffusion: Diffusion, denoise: Denoiser, x: Tensor, step: int, clip_x0: bool | float
+) -> Prediction:
+    t = _full(step, x)
+    return diffusion.predict(denoise(x, diffusion.original_timesteps(t)), x, t, clip_x0)
 
 
 def _full(step: int, x: Tensor) -> Tensor:

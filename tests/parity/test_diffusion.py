@@ -7,7 +7,7 @@ from guided_diffusion.respace import SpacedDiffusion, space_timesteps
 from torch import Tensor
 
 from models.diffusion.process import Diffusion, PredictionType, VarianceType
-from models.diffusion.samplers import ddim
+from models.diffusion.samplers import ddim, ddim_invert
 from models.diffusion.schedule import cosine_betas, linear_betas, spaced_steps
 
 MEAN: dict[PredictionType, gd.ModelMeanType] = {
@@ -126,3 +126,21 @@ def test_ddim_chain_is_the_published_one() -> None:
     x_T = torch.randn(2, 3, 8, 8)
     expected = theirs.ddim_sample_loop(denoise, x_T.shape, noise=x_T, device="cpu", eta=0.0)
     torch.testing.assert_close(ddim(ours, denoise, x_T), expected, rtol=0, atol=1e-5)
+
+
+def test_inversion_is_the_published_one() -> None:
+    """Up to the last step: theirs goes on to a signal of exactly 0, from which nothing comes back."""
+    ours, theirs = pair("epsilon", "learned_range", "ddim20")
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8)
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        return torch.cat(
+            [torch.tanh(x_t) * (1 + t.reshape(-1, 1, 1, 1) / 1000), torch.zeros_like(x_t)], dim=1
+        )
+
+    expected = x
+    for step in range(19):
+        t = torch.full((2,), step)
+        expected = theirs.ddim_reverse_sample(denoise, expected, t, clip_denoised=False)["sample"]
+    torch.testing.assert_close(ddim_invert(ours, denoise, x), expected, rtol=0, atol=1e-5)

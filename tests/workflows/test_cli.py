@@ -12,8 +12,8 @@ import pytest
 from workflows.cli.main import cli, run_cli
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = ["adopt", "append", "doctor", "forget", "generate", "plan", "retry", "run"]
-COMMANDS += ["schema", "status", "ui"]
+COMMANDS = ["adopt", "append", "doctor", "forget", "generate", "interpolate", "plan"]
+COMMANDS += ["retry", "run", "schema", "status", "textdiff", "ui", "vary"]
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:

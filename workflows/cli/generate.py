@@ -52,7 +52,7 @@ def generate(
     for prompt in prompts:
         if not prompt.strip():
             raise Refusal("the prompt is empty; describe the picture")
-    folder = _model_folder(model, root)
+    folder = model_folder(model, root)
 
     from infra.progress import Progress
     from pipelines.cascade_io import CascadeError
@@ -77,7 +77,7 @@ def generate(
         click.echo(str(path))
 
 
-def _model_folder(model: str | None, root: Path) -> Path:
+def model_folder(model: str | None, root: Path) -> Path:
     """The folder of the model asked for, or of the root's newest; raises `Refusal` where there is none."""
     from infra.store import Store
     from workflows.refusal import Refusal

@@ -14,6 +14,7 @@ from workflows.cli.append import append
 from workflows.cli.doctor import doctor
 from workflows.cli.forget import forget
 from workflows.cli.generate import generate
+from workflows.cli.manipulate import interpolate, textdiff, vary
 from workflows.cli.plan import plan
 from workflows.cli.retry import retry
 from workflows.cli.run import run
@@ -39,7 +40,9 @@ def cli() -> None:
     """
 
 
-for command in (plan, run, retry, append, adopt, forget, status, generate, ui, doctor, schema):
+STEPS = (plan, run, retry, append, adopt, forget, status)
+DRAWING = (generate, vary, interpolate, textdiff)
+for command in (*STEPS, *DRAWING, ui, doctor, schema):
     cli.add_command(command)
 
 

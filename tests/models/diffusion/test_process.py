@@ -101,3 +101,18 @@ def test_network_and_process_that_disagree_on_the_variance_are_told_so() -> None
 def test_betas_outside_the_unit_interval_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(0, 1\]"):
         Diffusion(torch.tensor([0.1, 1.2], dtype=torch.float64), prediction="x0", variance="fixed_small")
+
+
+def test_dynamic_threshold_rescales_each_sample_by_its_own_quantile() -> None:
+    process = Diffusion(cosine_betas(10), prediction="x0", variance="fixed_small")
+    inside, outside = torch.linspace(-0.5, 0.5, 48), torch.linspace(-4, 4, 48)
+    output = torch.stack([inside, outside]).reshape(2, 3, 4, 4)
+    t = torch.tensor([5, 5])
+    x0 = process.predict(output, torch.zeros_like(output), t, clip_x0=0.9).x0
+    torch.testing.assert_close(x0[0], output[0])  # nothing beyond [-1, 1]: as it was
+    limit = torch.quantile(outside.abs(), 0.9)
+    torch.testing.assert_close(x0[1].flatten(), outside.clamp(-limit, limit) / limit)
+    whole = process.predict(output, torch.zeros_like(output), t, clip_x0=1.0).x0
+    torch.testing.assert_close(whole[1].flatten(), outside / 4)
+    with pytest.raises(ValueError, match="quantile in"):
+        process.predict(output, output, t, clip_x0=99.5)

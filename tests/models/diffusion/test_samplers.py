@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.diffusion.noise import SampleNoise
 from models.diffusion.process import Diffusion
-from models.diffusion.samplers import Denoiser, ddim, ddpm, dpm_solver_pp_2m
+from models.diffusion.samplers import Denoiser, ddim, ddim_invert, ddpm, dpm_solver_pp_2m, heun
 from models.diffusion.schedule import cosine_betas
 
 MEAN, STD = 0.3, 0.2
@@ -37,12 +37,17 @@ def run_dpm(steps: int | str, x_T: Tensor, _: SampleNoise, denoise: Denoiser = p
     return dpm_solver_pp_2m(DIFFUSION.spaced(steps), denoise, x_T, clip_x0=False)
 
 
+def run_heun(steps: int | str, x_T: Tensor, _: SampleNoise, denoise: Denoiser = perfect) -> Tensor:
+    return heun(DIFFUSION.spaced(steps), denoise, x_T, clip_x0=False)
+
+
 SAMPLERS: dict[str, tuple[Callable[..., Tensor], int | str]] = {
     "ddpm": (run_ddpm, 250),
     "ddim": (run_ddim, 100),
     "ddim sections": (run_ddim, "40,40,20,10,10"),
     "ddim eta 1": (partial(run_ddim, eta=1.0), 250),
     "dpm++ 2m": (run_dpm, 40),
+    "heun": (run_heun, 60),
 }
 
 
@@ -56,19 +61,33 @@ def test_a_perfect_denoiser_gives_the_right_mean_and_deviation(name: str) -> Non
     assert x.std().item() == pytest.approx(STD, rel=0.05)
 
 
-def test_dpm_solver_is_of_higher_order_than_ddim() -> None:
-    """Twice the steps halve the error of DDIM on their common path, and quarter that of this solver."""
+def test_second_order_solvers_are_of_higher_order_than_ddim() -> None:
+    """Twice the steps halve the error of DDIM on their common path, and quarter that of the others."""
     x_T = SampleNoise(seed=1, count=4).draw((3, 8, 8))
     noise = SampleNoise(seed=0, count=4)
     end = run_ddim(1000, x_T, noise)
     errors = {
         (run, steps): float((run(steps, x_T, noise) - end).abs().mean())
-        for run in (run_ddim, run_dpm)
+        for run in (run_ddim, run_dpm, run_heun)
         for steps in (20, 40)
     }
-    assert errors[run_dpm, 20] < errors[run_ddim, 20]
     assert errors[run_ddim, 40] > 0.4 * errors[run_ddim, 20]
-    assert errors[run_dpm, 40] < 0.25 * errors[run_dpm, 20]
+    # Heun's first step is of first order, so that it does not quite reach a quarter.
+    for run, share in ((run_dpm, 0.25), (run_heun, 0.4)):
+        assert errors[run, 20] < errors[run_ddim, 20]
+        assert errors[run, 40] < share * errors[run, 20]
+
+
+def test_ddim_comes_back_to_what_it_was_inverted_from() -> None:
+    """The round trip's error falls with the steps, in proportion."""
+    x_0 = MEAN + STD * SampleNoise(seed=3, count=4).draw((3, 8, 8))
+    errors = []
+    for steps in (50, 500):
+        process = DIFFUSION.spaced(steps)
+        x_T = ddim_invert(process, perfect, x_0)
+        assert x_T.std().item() == pytest.approx(1, rel=0.1)
+        errors.append(float((ddim(process, perfect, x_T, clip_x0=False) - x_0).abs().mean()))
+    assert errors[1] < 0.15 * errors[0] and errors[1] < 0.02 * STD
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

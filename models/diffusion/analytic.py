@@ -1,0 +1,59 @@
+"""Analytic-DPM (2201.06503): the variance of the reverse steps that is best for a given network.
+
+Two parts: the network's mean squared noise estimate at every step is measured once on data
+(`noise_power`), and any respacing of the process takes its variances from that (`with_analytic_variance`):
+
+    process = diffusion.spaced(64)
+    power = noise_power(process, [(x0, denoise)], seed=0)
+    sample = ddpm(with_analytic_variance(process, power), denoise, x_T, noise=noise)
+"""
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from models.diffusion.noise import SampleNoise
+from models.diffusion.process import Diffusion
+from models.diffusion.samplers import Denoiser
+
+
+@torch.no_grad()
+def noise_power(
+    diffusion: Diffusion, batches: Iterable[tuple[Float[Tensor, " batch *shape"], Denoiser]], *, seed: int
+) -> Float64[Tensor, " steps"]:
+    """E ||epsilon(x_t, t)||^2 / d at every step of `diffusion`, over all samples of `batches`.
+
+    A batch is x_0 with a denoiser whose conditions belong to it; the network is called once a step and batch.
+    Raises `ValueError` where there is no sample.
+    """
+    total = torch.zeros(diffusion.num_steps, dtype=torch.float64)
+    count = 0
+    for x0, denoise in batches:
+        noise = SampleNoise(seed=seed, count=len(x0), first=count)
+        for step in range(diffusion.num_steps):
+            t = torch.full((len(x0),), step, device=x0.device, dtype=torch.long)
+            x_t = diffusion.q_sample(x0, t, noise.like(x0))
+            output = denoise(x_t, diffusion.original_timesteps(t))
+            epsilon = diffusion.predict(output, x_t, t, clip_x0=False).epsilon
+            total[step] += epsilon.double().square().flatten(1).mean(dim=1).sum().cpu()
+        count += len(x0)
+    if count == 0:
+        raise ValueError("noise_power: expected at least one sample to estimate from, got none")
+    return total / count
+
+
+def with_analytic_variance(
+    diffusion: Diffusion, power: Float64[Tensor, " steps"], *, data_variance: float = 1.0
+) -> Diffusion:
+    """`diffusion` with the optimal variances of its own steps, which may skip steps of training.
+
+    The variance of q(x_s | x_t, x_0), plus what of x_0 the network cannot know at x_t.  That part is clamped
+    to [0, `data_variance`]: an estimate may leave the range, and no x_0 varies more than the data do (1 for
+    pixels in [-1, 1]; for a prior's scaled embeddings their variance per dimension, 0.29).
+    """
+    abar, abar_prev, betas = diffusion.alphas_cumprod, diffusion.alphas_cumprod_prev, diffusion.betas
+    unknown = ((1 - abar) / abar * (1 - power)).clamp(0, data_variance)
+    variance = betas * (1 - abar_prev) / (1 - abar) + abar_prev * (betas / (1 - abar)) ** 2 * unknown
+    return diffusion.with_variance(variance)
