@@ -1,8 +1,8 @@
 """Semantic pairs of an annotation, kept in the store so that a moved threshold compares nothing anew.
 
 A cache: what is in it can be computed again, and whether it is there changes no byte of any artifact.  It is
-`store/_cache/pairs/DIGEST.npz`, where the digest is of the shards as they lie on disk (a purge changes them) and
-of the clustering.
+`store/_cache/pairs/DIGEST.npz`, where the digest is of the shards as they lie on disk (a purge changes them)
+and of the clustering.
 """
 
 from __future__ import annotations
