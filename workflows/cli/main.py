@@ -14,6 +14,7 @@ from workflows.cli.append import append
 from workflows.cli.doctor import doctor
 from workflows.cli.forget import forget
 from workflows.cli.generate import generate
+from workflows.cli.judge import judge
 from workflows.cli.plan import plan
 from workflows.cli.retry import retry
 from workflows.cli.run import run
@@ -40,6 +41,8 @@ def cli() -> None:
 
 
 for command in (plan, run, retry, append, adopt, forget, status, generate, ui, doctor, schema):
+    cli.add_command(command)
+for command in (judge,):
     cli.add_command(command)
 
 
