@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from filters.policy import Policy
     from pipelines.judge.change import Change, Group
     from pipelines.judge.stored import StoredVerdict
+    from pipelines.judge.sweep import Sweep
 
 VERDICT, JUDGE = "verdict", "judge"
 
@@ -47,7 +48,9 @@ def find_verdict(root: Path, address: str | None = None) -> Artifact:
     """
     known = [a for a in Store(root).artifacts() if a.kind == VERDICT and a.manifest["step"] == JUDGE]
     if not known:
-        raise Refusal(f"no verdict in {root} yet: run a recipe with a judge step first (or give another --root)")
+        raise Refusal(
+            f"no verdict in {root} yet: run a recipe with a judge step first (or give another --root)"
+        )
     if address is None:
         return max(known, key=lambda artifact: float(artifact.host["finished_at"]))
     found = [artifact for artifact in known if artifact.address.startswith(address)]
@@ -92,6 +95,30 @@ def try_policy(stored: StoredVerdict, policy: Policy) -> Trial:
     return Trial(stored=stored, policy=policy, change=compare(stored.table(), judged.verdict))
 
 
+def sweep_score(stored: StoredVerdict, policy: Policy, score: str, *, side: str | None, points: int) -> Sweep:
+    """The curve of a stored score; raises `Refusal` where it, or one that the policy reads, is not there."""
+    from filters.policy import PolicyError
+    from pipelines.judge.sweep import sweep
+
+    for name in (score, *policy.score_names()):
+        require_score(stored, name)
+    try:
+        return sweep(stored, policy, score, side, points)  # type: ignore[arg-type]
+    except PolicyError as error:
+        raise Refusal(_lines(error)) from None
+
+
+def sweep_text(curve: Sweep) -> str:
+    """The curve as a table, the policy's own thresholds marked."""
+    own = {mark.value: f"<- {mark.rule}" for mark in curve.marks if mark.side == curve.side}
+    rows = [("drop " + curve.side, "rows kept", "alone", "with other rules", "")]
+    for point in curve.points:
+        shares = (f"{100 * point.kept_share:.2f} %", f"{100 * point.kept_share_with_other_rules:.2f} %")
+        mark = next((text for value, text in own.items() if abs(value - point.threshold) < 1e-6), "")
+        rows.append((f"{point.threshold:g}", f"{point.kept_rows:,}", *shares, mark))
+    return "\n".join([f"{curve.score}: {curve.rows:,} rows", *table(rows)])
+
+
 def trial_json(trial: Trial) -> dict[str, Any]:
     """The trial for machines."""
     return {
@@ -120,7 +147,7 @@ def trial_text(trial: Trial) -> str:
 
 
 def policy_facts(policy: Policy) -> dict[str, Any]:
-    """Name, version and digest: what an approval is for, and what a report is of."""
+    """Name, version and digest, as a report has them."""
     return {"name": policy.name, "version": policy.version, "digest": digest_of(policy.to_dict())}
 
 

@@ -78,7 +78,9 @@ def _groups(table: pa.Table, rows: Bool[np.ndarray, " n"], examples: int) -> lis
         for name in ("category", "rule")
     }
     codes = {name: column.indices.to_numpy() for name, column in named.items()}
-    pairs, members = np.unique(np.stack([codes["category"], codes["rule"]], axis=1), axis=0, return_inverse=True)
+    pairs, members = np.unique(
+        np.stack([codes["category"], codes["rule"]], axis=1), axis=0, return_inverse=True
+    )
     groups = []
     for number, (category, rule) in enumerate(pairs):
         places = np.flatnonzero(members == number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -71,10 +71,11 @@ class StoredVerdict:
         shards = shard_names(self.annotation)
         return score_columns(self.annotation, shards[0]) if shards else []
 
-    def scored(self, score: str) -> Iterator[pa.Table]:
-        """`key, status` and one score of every fetched row, shard by shard."""
+    def scored(self, scores: Iterable[str]) -> Iterator[pa.Table]:
+        """`key, status` and these scores of every fetched row, shard by shard."""
+        columns = ["key", "status", *scores]
         for shard in shard_names(self.annotation):
-            yield read_metadata(self.annotation, shard, ["key", "status", score])
+            yield read_metadata(self.annotation, shard, columns)
 
     def require_same_rows(self, judged: Judged) -> None:
         """Raises MisalignedError unless `judged` has the rows of the verdict on disk, in their order."""

@@ -93,7 +93,9 @@ def account(verdict: pa.Table) -> Rows:
         kept=int(keep.sum()),
         dropped=len(verdict) - int(keep.sum()) - int(failed.sum()),
         failed=int(failed.sum()),
-        reasons={entry["values"]: entry["counts"] for entry in sorted(counts, key=lambda e: str(e["values"]))},
+        reasons={
+            entry["values"]: entry["counts"] for entry in sorted(counts, key=lambda e: str(e["values"]))
+        },
     )
 
 
@@ -105,7 +107,10 @@ def _shard_rows(
     rows = read_table(corpus, shard, [name for name in _ROW if name in known])
     # Fingerprints weigh more than all scores together, and no verdict reads them.
     names = score_columns(annotation, shard)
-    metadata, groups = read_metadata(annotation, shard, ["key", "status", *names]), read_table(clusters, shard)
+    metadata, groups = (
+        read_metadata(annotation, shard, ["key", "status", *names]),
+        read_table(clusters, shard),
+    )
     success = pc.fill_null(pc.equal(rows["status"], SUCCESS), False)
     fetched = success.to_numpy()
     keys = rows["key"].filter(success)

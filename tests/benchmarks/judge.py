@@ -121,7 +121,11 @@ def measured(command: list[str]) -> tuple[float, float, str]:
 
 def stricter(path: Path) -> Path:
     """The policy with the thresholds of the lexicon and of explicit images moved."""
-    text = POLICY.read_text().replace("above: 0.8}", "above: 0.7}").replace("version: 1\nowner", "version: 2\nowner")
+    text = (
+        POLICY.read_text()
+        .replace("above: 0.8}", "above: 0.7}")
+        .replace("version: 1\nowner", "version: 2\nowner")
+    )
     path.write_text(text)
     return path
 

@@ -11,11 +11,13 @@ from infra.ray_session import stop_ray
 from infra.store import StoreError
 from workflows.cli.adopt import adopt
 from workflows.cli.append import append
+from workflows.cli.approve import approve
 from workflows.cli.doctor import doctor
 from workflows.cli.forget import forget
 from workflows.cli.generate import generate
 from workflows.cli.judge import judge
 from workflows.cli.plan import plan
+from workflows.cli.policy import policy
 from workflows.cli.retry import retry
 from workflows.cli.run import run
 from workflows.cli.schema import schema
@@ -42,7 +44,7 @@ def cli() -> None:
 
 for command in (plan, run, retry, append, adopt, forget, status, generate, ui, doctor, schema):
     cli.add_command(command)
-for command in (judge,):
+for command in (judge, policy, approve):
     cli.add_command(command)
 
 
