@@ -119,6 +119,8 @@ def find_pairs(
 ) -> dict[str, Pairs]:
     """Pairs of row numbers by method, in the order of METHODS; a method switched off is absent."""
     pairs: dict[str, Pairs] = {}
+    if not len(samples):
+        return pairs
     vectors = embeddings.astype(np.float32)
     if config.exact:
         pairs["exact"] = exact_pairs(samples["sha256"].to_pylist())

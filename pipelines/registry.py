@@ -16,6 +16,7 @@ STEPS: dict[str, str] = {
     "deduplicate": "pipelines.deduplicate:Deduplicate",
     "judge": "pipelines.judge.step:Judge",
     "approve": "pipelines.judge.approve:Approve",
+    "export": "pipelines.export.step:Export",
     "train_clip": "pipelines.train_clip:TrainClip",
     "embed": "pipelines.embed:Embed",
     "train_prior": "pipelines.train.steps:TrainPrior",

@@ -79,7 +79,7 @@ def read_policy(path: str) -> Policy:
     try:
         return Policy.from_file(package_file(path))
     except (FileNotFoundError, PolicyError) as error:
-        raise Refusal(_lines(error)) from None
+        raise Refusal(problem_lines(error)) from None
 
 
 def try_policy(stored: StoredVerdict, policy: Policy) -> Trial:
@@ -90,7 +90,7 @@ def try_policy(stored: StoredVerdict, policy: Policy) -> Trial:
     try:
         judged = stored.judge(policy)
     except PolicyError as error:
-        raise Refusal(_lines(error)) from None
+        raise Refusal(problem_lines(error)) from None
     stored.require_same_rows(judged)
     return Trial(stored=stored, policy=policy, change=compare(stored.table(), judged.verdict))
 
@@ -105,7 +105,7 @@ def sweep_score(stored: StoredVerdict, policy: Policy, score: str, *, side: str 
     try:
         return sweep(stored, policy, score, side, points)  # type: ignore[arg-type]
     except PolicyError as error:
-        raise Refusal(_lines(error)) from None
+        raise Refusal(problem_lines(error)) from None
 
 
 def sweep_text(curve: Sweep) -> str:
@@ -170,7 +170,7 @@ def _named(policy: Policy) -> str:
     return f"{policy.name} v{policy.version}"
 
 
-def _lines(error: Exception) -> list[str]:
+def problem_lines(error: Exception) -> list[str]:
     """One line a problem; a policy file's come below a heading that names the file."""
     heading, *problems = str(error).splitlines()
     return [f"{heading}: {problem.strip()}" for problem in problems] or [heading]

@@ -14,7 +14,7 @@ from workflows.cli.main import cli, run_cli
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = ["adopt", "append", "doctor", "forget", "generate", "plan", "retry", "run"]
 COMMANDS += ["schema", "status", "ui"]
-COMMANDS = sorted([*COMMANDS, "approve", "judge", "policy"])
+COMMANDS = sorted([*COMMANDS, "approve", "filter", "judge", "policy"])
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:

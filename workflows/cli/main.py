@@ -13,6 +13,7 @@ from workflows.cli.adopt import adopt
 from workflows.cli.append import append
 from workflows.cli.approve import approve
 from workflows.cli.doctor import doctor
+from workflows.cli.filter import filter_shards
 from workflows.cli.forget import forget
 from workflows.cli.generate import generate
 from workflows.cli.judge import judge
@@ -36,6 +37,9 @@ def cli() -> None:
     unclip plan demo                      what would be done, for how long, what speaks against it
     unclip run demo                       do it; the same command again goes on where it was stopped
     unclip retry demo                     ask again for what failed for a passing reason
+    unclip filter SHARDS --policy P --out DIR   what a policy keeps of a folder of shards
+    unclip judge --policy P               what another policy would change, from stored scores
+    unclip approve my.yaml                let a verdict pass to training
     unclip generate "a red heart" -n 4    draw with the newest model
     unclip ui                             look at runs, metrics and pictures in MLflow
     unclip forget --list FILE             let samples reach nobody any more
@@ -44,7 +48,7 @@ def cli() -> None:
 
 for command in (plan, run, retry, append, adopt, forget, status, generate, ui, doctor, schema):
     cli.add_command(command)
-for command in (judge, policy, approve):
+for command in (filter_shards, judge, policy, approve):
     cli.add_command(command)
 
 
