@@ -1,4 +1,4 @@
-"""`unclip filter` killed with -9 while it judges, while it exports and while it writes: the same bytes after."""
+"""`unclip filter` killed with -9 while it annotates, stopped while it lays files: the same bytes after."""
 
 from __future__ import annotations
 

@@ -157,6 +157,7 @@ def test_bad_input_is_refused_before_any_work(
     assert files_of(out) == {} and (foreign / "00000.tar").read_bytes() == b"somebody's"
 
 
+@pytest.mark.soak
 def test_a_folder_without_one_sample_is_filtered_too(policy: Path, shards: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
