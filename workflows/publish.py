@@ -89,6 +89,8 @@ def publish(artifact: Artifact, folder: Path) -> bool:
 
 
 def _lay(source: Path, target: Path) -> None:
+    if target.is_file() and target.samefile(source):
+        return  # laid before; renaming a link over another to the same file would leave both
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(target)
     temporary.unlink(missing_ok=True)  # of a run that was killed
