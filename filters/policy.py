@@ -130,7 +130,7 @@ class Policy(BaseModel):
     def check_specs(self, specs: Iterable[ScoreSpec]) -> None:
         """Refuses (PolicyError) scores nobody declares and bounds that no value of a score can meet."""
         known = {spec.name: spec for spec in specs}
-        self._refuse_unknown(known)
+        self.refuse_unknown(known)
         for path, leaf in self._leaves():
             spec = known[str(leaf.score)]
             above_all = leaf.above is not None and leaf.above >= spec.high
@@ -197,7 +197,7 @@ class Policy(BaseModel):
         return _Judgement(deciding, score, weight, matched)
 
     def _columns(self, scores: pa.Table, ok: Bool[np.ndarray, " n"]) -> dict[str, Float[np.ndarray, " n"]]:
-        self._refuse_unknown(set(scores.column_names) - {"key", "status"})
+        self.refuse_unknown(set(scores.column_names) - {"key", "status"})
         columns = {}
         for name in self.score_names():
             # A null of a row that failed is NaN here, and masked by ``ok`` everywhere.
@@ -212,7 +212,8 @@ class Policy(BaseModel):
             columns[name] = values
         return columns
 
-    def _refuse_unknown(self, known: Iterable[str]) -> None:
+    def refuse_unknown(self, known: Iterable[str]) -> None:
+        """Refuses (PolicyError) a score that is not among the names ``known``."""
         names = sorted(known)
         for path, leaf in self._leaves():
             if leaf.score not in names:

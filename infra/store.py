@@ -208,7 +208,7 @@ class Draft:
         for file in record.sha256:
             temporary = self.temporary(file)
             temporary.unlink(missing_ok=True)  # of a process of the same number that was killed
-            _link_or_copy(source / file, temporary)
+            link_or_copy(source / file, temporary)
             self.commit_file(file, temporary)
         self._record(record)
 
@@ -350,7 +350,8 @@ def commit_file(temporary: Path, final: Path) -> None:
         os.close(folder)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link `source` to `target`, which must not exist; copy it where there are no hard links."""
     try:
         target.hardlink_to(source)
     except OSError as error:

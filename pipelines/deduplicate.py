@@ -144,6 +144,8 @@ def find_pairs(
     `clustering` finds the semantic pairs of one seed, with their cosines.
     """
     pairs: dict[str, Pairs] = {}
+    if not len(samples):
+        return pairs
     if config.exact:
         pairs["exact"] = exact_pairs(samples["sha256"].to_pylist())
     if config.perceptual:

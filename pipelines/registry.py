@@ -15,6 +15,8 @@ STEPS: dict[str, str] = {
     "annotate": "pipelines.annotate.step:Annotate",
     "deduplicate": "pipelines.deduplicate:Deduplicate",
     "judge": "pipelines.judge.step:Judge",
+    "approve": "pipelines.judge.approve:Approve",
+    "export": "pipelines.export.step:Export",
     "train_clip": "pipelines.train_clip:TrainClip",
     "embed": "pipelines.embed:Embed",
     "train_prior": "pipelines.train.steps:TrainPrior",

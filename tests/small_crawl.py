@@ -55,6 +55,7 @@ def run_step(
     )
     summary = step.run(context)
     record = {"kind": step.kind, "version": step.version, "config": step_config(config)}
+    record["identity"] = step.identity(config)
     return finish(context.draft, step=record, inputs=inputs, summary=summary, seconds=0.0)
 
 

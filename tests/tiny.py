@@ -108,6 +108,7 @@ def tiny_annotation(root: Path, corpus: Artifact, dimension: int = 32, seed: int
                 {
                     "key": [r["key"] for r in rows],
                     "caption": [r["caption"] for r in rows],
+                    "status": [r["status"] for r in rows],
                     "explicit_image": np.full(len(rows), 0.01, np.float32),
                 }
             ),

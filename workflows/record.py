@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import psutil
 
-RunState = Literal["running", "done", "failed", "interrupted"]
-StepState = Literal["pending", "running", "done", "memoised", "failed", "interrupted", "skipped"]
+RunState = Literal["running", "done", "failed", "interrupted", "blocked"]
+StepState = Literal["pending", "running", "done", "memoised", "failed", "interrupted", "skipped", "blocked"]
 
 ENDED_STATES = ("done", "memoised")
 

@@ -159,7 +159,7 @@ def _account(step: StepRecord) -> str:
 
 def _note(step: StepRecord, root: Path) -> str:
     if step.error:
-        return f"{step.error} ({_relative(step.log, root)})"
+        return f"{step.error} ({_relative(step.log, root)})" if step.log else step.error
     if step.path:
         return _relative(step.path, root)
     if step.address:

@@ -33,7 +33,7 @@ from workflows.record import (
     process_born,
     run_folder,
 )
-from workflows.refusal import StepFailed
+from workflows.refusal import Refusal, StepFailed
 from workflows.snapshots import taken
 from workflows.tracking import NoTracker
 
@@ -52,8 +52,8 @@ class Runner:
     def run(self) -> RunRecord:
         """Run every step of the plan that is not finished; the first failure ends the run.
 
-        Raises `StepFailed` when a step raised, `KeyboardInterrupt` on Ctrl-C or SIGTERM; the record on
-        disk says so in either case.
+        Raises `StepFailed` when a step raised, `Refusal` when one does not take the inputs that were made for
+        it, `KeyboardInterrupt` on Ctrl-C or SIGTERM; the record on disk says so in every case.
         """
         self._begin()
         try:
@@ -63,6 +63,9 @@ class Runner:
             self.record.state = "done"
         except StepFailed:
             self.record.state = "failed"
+            raise
+        except Refusal:
+            self.record.state = "blocked"
             raise
         except KeyboardInterrupt:
             self.record.state = "interrupted"
@@ -94,6 +97,9 @@ class Runner:
         inputs, _ = resolve_inputs(node, self.store, self._made)
         finished = taken(node, self.store, address_of(node, inputs))
         artifact = finished.artifact if finished else None
+        if artifact is None and (problems := node.step.check_inputs(node.config, inputs)):
+            record.state, record.error = "blocked", problems[0]
+            raise Refusal([f"steps.{node.name}: {problem}" for problem in problems])
         address = artifact.address if artifact else address_of(node, inputs)
         record.address = address
         record.journal = str(journal_path(self.plan.root, node.step.produces, address).absolute())

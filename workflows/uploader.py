@@ -33,6 +33,7 @@ STATUS = {
     "memoised": "FINISHED",
     "failed": "FAILED",
     "interrupted": "KILLED",
+    "blocked": "KILLED",  # waits for somebody; MLflow has no word for it
 }
 
 

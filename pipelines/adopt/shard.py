@@ -54,12 +54,13 @@ def _adopt(job: AdoptJob, samples: TarSamples) -> Rows:
     _require_same_keys(source, rows, samples)
     unlisted = _unlisted(source, rows)
     digests: dict[str, str] = {}
+    captions = {"captions_missing": 0, "captions_not_utf8": 0}
     tar = job.draft.temporary(f"{source.name}.tar")
-    write_members(tar, _members(samples, rows, digests))
+    write_members(tar, _members(samples, rows, digests, captions))
     if digests:
         table = _with_digests(table, digests)
     # What is not to be seen from the shard itself, for the summary; a resumed run finds it here.
-    facts = {"hashed": len(digests), "unlisted": unlisted}
+    facts = {"hashed": len(digests), "unlisted": unlisted, **captions}
     job.draft.write_bytes(facts_file(source.name), json.dumps(facts).encode())
     return commit_shard(job.draft, source.name, tar, table, facts=None)
 
@@ -181,9 +182,13 @@ def _unlisted(source: SourceShard, rows: dict[str, dict[str, Any]]) -> int:
 
 
 def _members(
-    samples: TarSamples, rows: dict[str, dict[str, Any]], digests: dict[str, str]
+    samples: TarSamples,
+    rows: dict[str, dict[str, Any]],
+    digests: dict[str, str],
+    captions: dict[str, int],
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Samples in key order, with the members that ours have; notes the digests it had to compute."""
+    """Samples in key order, with the members that ours have; notes the digests it had to compute, and counts
+    captions that are missing or no UTF-8."""
     for key in sorted(samples.places):
         members, row = samples.read(key), rows[key]
         metadata = _metadata(samples, key, members) if "json" in members else row
@@ -193,7 +198,17 @@ def _members(
         if row["sha256"] is None or "json" not in members:
             members["json"] = json.dumps(metadata, indent=4, default=str).encode()
         members.setdefault("txt", (row["caption"] or "").encode())
+        captions["captions_missing"] += not members["txt"].strip()
+        captions["captions_not_utf8"] += not _is_utf8(members["txt"])
         yield key, members
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _with_digests(table: pa.Table, digests: dict[str, str]) -> pa.Table:

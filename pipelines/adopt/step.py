@@ -104,5 +104,10 @@ def _facts(draft: Draft, shards: list[SourceShard]) -> dict[str, Any]:
         "sha256": told,
         "sha256_of_stored_bytes": hashed,
         "rows_never_written": sum(fact["unlisted"] for fact in facts),
+        # Neither is an error: the bytes stay as they are.
+        **{
+            name: sum(fact.get(name, 0) for fact in facts)
+            for name in ("captions_missing", "captions_not_utf8")
+        },
         "without_parquet": sum(shard.parquet is None for shard in shards),
     }

@@ -63,6 +63,8 @@ def _index(path: Path, archive: tarfile.TarFile) -> dict[str, dict[str, tarfile.
         key, _, extension = info.name.removeprefix("./").partition(".")
         if not key or "/" in key:
             raise AdoptError(f"{path}: member {info.name!r}: expected KEY.EXTENSION, without a folder")
+        if not key.isprintable():  # bytes of a name that are no UTF-8 read as lone surrogates
+            raise AdoptError(f"{path}: member {info.name!r}: expected a key of printable characters")
         extension = RENAMED.get(extension, extension)
         if extension in places.setdefault(key, {}):
             raise AdoptError(f"{path}: member {info.name!r} is there twice; download the shard anew")

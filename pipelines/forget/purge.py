@@ -37,12 +37,15 @@ ROWS_FROM = {
     "clusters": "annotation",
     "embeddings": "annotation",
     "verdict": "corpus",
+    "filtered": "corpus",
 }
-REPORTS = frozenset({"corpus", "verdict"})
+REPORTS = frozenset({"corpus", "verdict", "filtered"})
 PICTURES = frozenset({"evaluation", "model"})
 PLOT = "overview.png"
 """The one picture of an evaluation that shows figures alone."""
-REMADE = frozenset({"annotation", "clusters", "embeddings", "verdict", "evaluation", "model", "urls"})
+REMADE = frozenset(
+    {"annotation", "clusters", "embeddings", "verdict", "filtered", "evaluation", "model", "urls"}
+)
 """Unfinished, these are removed whole: they do not say what they were being made from."""
 REDACTED = "[forgotten]"
 

@@ -16,6 +16,7 @@ from infra.store import Draft, Rows
 from pipelines.acquire.facts import facts_file, read_facts, write_facts
 from pipelines.acquire.states import DROPPED
 from pipelines.aligned import embedding_file, metadata_file
+from pipelines.export.shard import account_of, tombstones
 from pipelines.forget.rows import FORGOTTEN
 from pipelines.judge.verdict import SUCCESS, account
 
@@ -84,12 +85,33 @@ def _verdict(draft: Draft, shard: str, keys: Set[str]) -> Rewritten:
     return files, account(table)
 
 
+def _filtered(draft: Draft, shard: str, keys: Set[str]) -> Rewritten:
+    """The samples go, from what was kept and from what was rejected; their rows are among the rejected."""
+    kept, rejected = (
+        pq.read_table(draft.path / n) for n in (f"{shard}.parquet", f"rejected/{shard}.parquet")
+    )
+    tables = {f"{shard}.parquet": kept.filter(pa.array(_stay(kept, keys)))}
+    others = rejected.filter(pa.array(_stay(rejected, keys)))
+    named = pa.concat_tables([others, tombstones(rejected.schema, keys)]).sort_by("key")
+    tables[f"rejected/{shard}.parquet"] = named
+    files = {}
+    for name in (f"{shard}.tar", f"rejected/{shard}.tar"):
+        if (draft.path / name).is_file():
+            files[name] = draft.temporary(name)
+            copy_tar_without(draft.path / name, files[name], keys)
+    for name, table in tables.items():
+        files[name] = draft.temporary(name)
+        write_parquet(files[name], table)
+    return files, account_of(tables[f"{shard}.parquet"], named)
+
+
 REWRITE: Mapping[str, Callable[[Draft, str, Set[str]], Rewritten]] = {
     "corpus": _corpus,
     "annotation": _described,
     "embeddings": _described,
     "clusters": _clusters,
     "verdict": _verdict,
+    "filtered": _filtered,
 }
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from filters.intervals import wilson
 from filters.policy import Policy
+from infra.digests import digest_of
 from infra.store import Artifact
 from pipelines.forget.rows import FORGOTTEN
 from pipelines.judge.verdict import ACQUIRE, ANNOTATE, DUPLICATE, Judged, account
@@ -28,7 +29,13 @@ def make_report(
     """The report; JSON-able and deterministic.  `truth` adds recall on planted captions and benign losses."""
     verdict = judged.verdict
     report: dict[str, Any] = {
-        "policy": {"name": policy.name, "version": policy.version, "owner": policy.owner},
+        # With the digest, verdicts of different policies differ in content even where no row does.
+        "policy": {
+            "name": policy.name,
+            "version": policy.version,
+            "owner": policy.owner,
+            "digest": digest_of(policy.to_dict()),
+        },
         "notes": list(notes),
         "funnel": _funnel(verdict),
         "ended": _ended(verdict),

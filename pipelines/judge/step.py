@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from pydantic import Field
 from filters.policy import Policy, PolicyError
 from infra.forget import ForgetList
 from infra.shards import write_parquet
+from infra.store import Artifact
 from pipelines.step import Context, Resources, Step, StepConfig, file_beside_recipe, input_of, package_file
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
@@ -51,7 +53,7 @@ class Judge(Step[JudgeConfig, Resources]):
 
     kind = "judge"
     produces = "verdict"
-    version = 1
+    version = 2
     forgets = "corpus"
     Config = JudgeConfig
 
@@ -69,6 +71,20 @@ class Judge(Step[JudgeConfig, Resources]):
         if abs(total - 1) > 1e-9:
             problems.append(f"split: expected shares that sum to 1, got {total:g}")
         return problems
+
+    def check_inputs(self, config: JudgeConfig, inputs: Mapping[str, Artifact]) -> list[str]:
+        """A score that the policy names and the annotation does not hold."""
+        from pipelines.aligned import shard_names
+        from pipelines.judge.verdict import score_columns
+
+        annotation = inputs["annotation"]
+        shards = shard_names(annotation)
+        try:
+            policy = Policy.from_file(package_file(config.policy))
+            policy.refuse_unknown(score_columns(annotation, shards[0]) if shards else policy.score_names())
+        except (FileNotFoundError, PolicyError) as error:
+            return [str(error)]
+        return []
 
     def run(self, context: Context[JudgeConfig, Resources]) -> dict[str, Any]:
         from pipelines.judge.page import render

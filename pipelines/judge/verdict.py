@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Bool
 
 from filters.policy import Policy, RuleHits
 from filters.split import assign_split
 from infra.forget import NOTHING, ForgetList
 from infra.store import Artifact, Rows
 from pipelines.aligned import (
+    metadata_file,
     read_metadata,
     read_table,
     require_same_keys,
@@ -24,6 +27,7 @@ from pipelines.forget.rows import FORGOTTEN, forgotten_rows
 SUCCESS = "success"
 DUPLICATE = "duplicate"
 ACQUIRE, ANNOTATE = "acquire", "annotate"
+_ROW = ("key", "url", "caption", "status", "sha256")
 _NOT_SCORES = frozenset(
     ("key", "caption", "status", "sha256", "width", "height", "phash", "dhash", "thumbnail")
 )
@@ -73,18 +77,25 @@ def judge_rows(
     return Judged(scores=scores, verdict=verdict, hits=policy.rule_hits(numeric), starts=starts)
 
 
+def score_columns(annotation: Artifact, shard: str) -> list[str]:
+    """Names of the scores that an annotation holds, as its metadata of one shard has them."""
+    names = pq.read_schema(annotation.path / metadata_file(shard)).names
+    return [name for name in names if name not in _NOT_SCORES]
+
+
 def account(verdict: pa.Table) -> Rows:
     """Row account of a verdict, a count per reason for every row that is not kept."""
-    kept = np.array(verdict["keep"])
-    categories, reasons = verdict["category"].to_pylist(), verdict["reason"].to_pylist()
-    failed = sum(category in (ACQUIRE, ANNOTATE) for category in categories)
-    counts = Counter(reason for reason, keep in zip(reasons, kept, strict=True) if not keep)
+    keep = verdict["keep"].to_numpy()
+    failed = pc.is_in(verdict["category"], value_set=pa.array([ACQUIRE, ANNOTATE])).to_numpy()
+    counts = pc.value_counts(verdict["reason"].filter(pa.array(~keep))).to_pylist()
     return Rows(
         total=len(verdict),
-        kept=int(kept.sum()),
-        dropped=len(verdict) - int(kept.sum()) - failed,
-        failed=failed,
-        reasons=dict(sorted(counts.items())),
+        kept=int(keep.sum()),
+        dropped=len(verdict) - int(keep.sum()) - int(failed.sum()),
+        failed=int(failed.sum()),
+        reasons={
+            entry["values"]: entry["counts"] for entry in sorted(counts, key=lambda e: str(e["values"]))
+        },
     )
 
 
@@ -92,91 +103,98 @@ def _shard_rows(
     corpus: Artifact, annotation: Artifact, clusters: Artifact, shard: str, forgotten: ForgetList
 ) -> pa.Table:
     """All input rows of a shard; scores and clusters are null where a row was not fetched."""
-    rows = read_table(corpus, shard)
-    metadata, groups = read_metadata(annotation, shard), read_table(clusters, shard)
-    fetched = np.array(rows["status"].to_pylist(), dtype=object) == SUCCESS
-    keys = [key for key, ok in zip(rows["key"].to_pylist(), fetched, strict=True) if ok]
-    require_same_keys(shard, keys, metadata["key"].to_pylist(), "annotation")
-    require_same_keys(shard, keys, groups["key"].to_pylist(), "clusters")
+    known = set(pq.read_schema(corpus.path / f"{shard}.parquet").names)
+    rows = read_table(corpus, shard, [name for name in _ROW if name in known])
+    # Fingerprints weigh more than all scores together, and no verdict reads them.
+    names = score_columns(annotation, shard)
+    metadata, groups = (
+        read_metadata(annotation, shard, ["key", "status", *names]),
+        read_table(clusters, shard),
+    )
+    success = pc.fill_null(pc.equal(rows["status"], SUCCESS), False)
+    fetched = success.to_numpy()
+    keys = rows["key"].filter(success)
+    for what, other in (("annotation", metadata["key"]), ("clusters", groups["key"])):
+        if not keys.equals(other):
+            require_same_keys(shard, keys.to_pylist(), other.to_pylist(), what)
     # Position of each fetched row among the fetched ones; `take` gives null for a null position.
     place = pa.array(np.cumsum(fetched) - 1, mask=~fetched)
-    status = np.array(rows["status"].to_pylist(), dtype=object)
-    status[fetched] = metadata["status"].to_pylist()
-    status[forgotten_rows(rows, forgotten)] = FORGOTTEN
+    status = pc.if_else(success, metadata["status"].take(place), rows["status"])
+    status = pc.if_else(pa.array(forgotten_rows(rows, forgotten)), FORGOTTEN, status)
     empty = pa.nulls(len(rows), pa.string())
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
         "key": rows["key"],
-        "url": rows["url"] if "url" in rows.column_names else empty,
-        "caption": rows["caption"] if "caption" in rows.column_names else empty,
-        "status": pa.array(status, pa.string()),
+        "url": rows["url"] if "url" in known else empty,
+        "caption": rows["caption"] if "caption" in known else empty,
+        "status": status,
         "acquired": pa.array(fetched),
     }
     for name in ("cluster", "rank", "method", "concept"):
         columns[name] = groups[name].take(place)
-    for name in metadata.column_names:
-        if name not in _NOT_SCORES:
-            columns[name] = metadata[name].take(place)
+    for name in names:
+        columns[name] = metadata[name].take(place)
     return pa.table(columns)
 
 
 def _name_failures(verdict: pa.Table, table: pa.Table) -> pa.Table:
     """Say at which step a failed row failed: `rule` and `category` are that step's kind.  What is forgotten
     did not fail, it is dropped."""
-    status, acquired = table["status"].to_pylist(), table["acquired"].to_pylist()
-    steps = [_ended_at(state, got) for state, got in zip(status, acquired, strict=True)]
+    status = pc.fill_null(table["status"], "")
+    judged, forgotten = pc.equal(status, SUCCESS), pc.equal(status, FORGOTTEN)
+    step = pc.if_else(forgotten, FORGOTTEN, pc.if_else(table["acquired"], ANNOTATE, ACQUIRE))
     for name in ("rule", "category"):
-        values = [step or given for step, given in zip(steps, verdict[name].to_pylist(), strict=True)]
-        verdict = _replace(verdict, name, pa.array(values, pa.string()))
-    reasons = [
-        FORGOTTEN if step == FORGOTTEN else reason
-        for step, reason in zip(steps, verdict["reason"].to_pylist(), strict=True)
-    ]
-    return _replace(verdict, "reason", pa.array(reasons, pa.string()))
-
-
-def _ended_at(state: str, acquired: bool) -> str | None:
-    """What kept a row from being judged; None where nothing did."""
-    if state in (SUCCESS, FORGOTTEN):
-        return None if state == SUCCESS else FORGOTTEN
-    return ANNOTATE if acquired else ACQUIRE
+        verdict = _replace(verdict, name, pc.if_else(judged, verdict[name], step))
+    return _replace(verdict, "reason", pc.if_else(forgotten, FORGOTTEN, verdict["reason"]))
 
 
 def _without_duplicates(verdict: pa.Table, table: pa.Table, keep_duplicates: bool) -> pa.Table:
     """Of each cluster's rows that the policy keeps, keep the one of best rank; the others name it."""
-    keep = np.array(verdict["keep"])
-    keys = verdict["key"].to_pylist()
-    clusters, ranks = table["cluster"].to_pylist(), table["rank"].to_pylist()
-    best: dict[str, int] = {}
-    for row in np.flatnonzero(keep).tolist():
-        known = best.get(clusters[row])
-        if known is None or ranks[row] < ranks[known]:
-            best[clusters[row]] = row
-    copies = [row for row in np.flatnonzero(keep).tolist() if best[clusters[row]] != row]
-    duplicate_of: list[str | None] = [None] * len(keys)
-    for row in copies:
-        duplicate_of[row] = keys[best[clusters[row]]]
+    keep = verdict["keep"].to_numpy()
+    best = _best_copies(table, keep)
+    copies = keep & (best != np.arange(len(keep)))
+    copy = pa.array(copies)
     if not keep_duplicates:
-        methods = table["method"].to_pylist()
-        columns = {
-            name: verdict[name].to_pylist() for name in ("keep", "reason", "rule", "category", "weight")
+        method = table["method"]
+        changed = {
+            "keep": pa.array(keep & ~copies),
+            "reason": pc.binary_join_element_wise(DUPLICATE, method, ": "),
+            "rule": method,
+            "category": pa.scalar(DUPLICATE),
+            "weight": pa.scalar(0.0, pa.float32()),
         }
-        for row in copies:
-            columns["keep"][row], columns["weight"][row] = False, 0.0
-            columns["reason"][row] = f"{DUPLICATE}: {methods[row]}"
-            columns["rule"][row], columns["category"][row] = methods[row], DUPLICATE
-        for name, values in columns.items():
-            verdict = _replace(verdict, name, pa.array(values, verdict.schema.field(name).type))
-    return verdict.append_column("duplicate_of", pa.array(duplicate_of, pa.string()))
+        for name, values in changed.items():
+            verdict = _replace(verdict, name, pc.if_else(copy, values, verdict[name]))
+    original = verdict["key"].take(pa.array(best, mask=~copies))
+    return verdict.append_column("duplicate_of", original)
+
+
+def _best_copies(table: pa.Table, keep: Bool[np.ndarray, " n"]) -> np.ndarray:
+    """For each row the row that its cluster keeps: of those the policy keeps the one of best rank, then the
+    first.  Of rows that are not kept the number means nothing."""
+    rows = np.flatnonzero(keep)
+    best = np.arange(len(keep))
+    codes = _codes(table["cluster"])[rows]
+    ranks = table["rank"].to_numpy()[rows]
+    order = np.lexsort((rows, ranks, codes))
+    first = np.r_[True, np.diff(codes[order]) != 0][: len(order)]
+    best[rows[order]] = rows[order][np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))]
+    return best
 
 
 def _with_split(verdict: pa.Table, table: pa.Table, fractions: Mapping[str, float], seed: int) -> pa.Table:
     """A split for every kept row, by concept, so that no concept lies on both sides; empty for the others."""
-    keep = np.array(verdict["keep"])
-    concepts = [c for c, kept in zip(table["concept"].to_pylist(), keep, strict=True) if kept]
+    concepts = table["concept"].filter(verdict["keep"]).combine_chunks().dictionary_encode()
     split = np.full(len(verdict), "", dtype=object)
-    if concepts:
-        split[keep] = assign_split(concepts, fractions, seed)
+    if len(concepts):
+        of_concept = assign_split(concepts.dictionary.to_pylist(), fractions, seed)
+        split[verdict["keep"].to_numpy()] = of_concept[concepts.indices.to_numpy()]
     return verdict.append_column("split", pa.array(split, pa.string()))
+
+
+def _codes(values: pa.ChunkedArray) -> np.ndarray:
+    """A number for each distinct text, equal for equal ones; null is one of them."""
+    encoded = values.combine_chunks().dictionary_encode(null_encoding="encode")
+    return encoded.indices.to_numpy()
 
 
 def _replace(table: pa.Table, name: str, values: pa.Array) -> pa.Table:

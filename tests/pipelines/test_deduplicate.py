@@ -105,3 +105,12 @@ def test_concepts() -> None:
     assert concept_of("keycap #", ignored) != concept_of("keycap *", ignored)
     with pytest.raises(ValueError, match=r"pattern '\(': .*"):
         DeduplicateConfig(annotation="a", ignored_in_captions=("(",))
+
+
+def test_where_there_is_nothing_there_are_no_duplicates() -> None:
+    columns = {"key": pa.string(), "caption": pa.string(), "sha256": pa.string(), "thumbnail": pa.binary(768)}
+    columns |= {"width": pa.int32(), "height": pa.int32(), "phash": pa.uint64(), "dhash": pa.uint64()}
+    samples = pa.table({name: pa.array([], kind) for name, kind in columns.items()})
+    config = DeduplicateConfig(annotation="a")
+    pairs = find_pairs(samples, np.zeros((0, 4), np.float32), config)
+    assert pairs == {} and len(clusters_table(samples, pairs, config)) == 0

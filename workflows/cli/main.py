@@ -11,11 +11,15 @@ from infra.ray_session import stop_ray
 from infra.store import StoreError
 from workflows.cli.adopt import adopt
 from workflows.cli.append import append
+from workflows.cli.approve import approve
 from workflows.cli.doctor import doctor
+from workflows.cli.filter import filter_shards
 from workflows.cli.forget import forget
 from workflows.cli.generate import generate
+from workflows.cli.judge import judge
 from workflows.cli.manipulate import interpolate, textdiff, vary
 from workflows.cli.plan import plan
+from workflows.cli.policy import policy
 from workflows.cli.retry import retry
 from workflows.cli.run import run
 from workflows.cli.schema import schema
@@ -34,6 +38,9 @@ def cli() -> None:
     unclip plan demo                      what would be done, for how long, what speaks against it
     unclip run demo                       do it; the same command again goes on where it was stopped
     unclip retry demo                     ask again for what failed for a passing reason
+    unclip filter SHARDS --policy P --out DIR   what a policy keeps of a folder of shards
+    unclip judge --policy P               what another policy would change, from stored scores
+    unclip approve my.yaml                let a verdict pass to training
     unclip generate "a red heart" -n 4    draw with the newest model
     unclip ui                             look at runs, metrics and pictures in MLflow
     unclip forget --list FILE             let samples reach nobody any more
@@ -43,6 +50,8 @@ def cli() -> None:
 STEPS = (plan, run, retry, append, adopt, forget, status)
 DRAWING = (generate, vary, interpolate, textdiff)
 for command in (*STEPS, *DRAWING, ui, doctor, schema):
+    cli.add_command(command)
+for command in (filter_shards, judge, policy, approve):
     cli.add_command(command)
 
 

@@ -56,3 +56,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 step_option = click.option("--step", metavar="STEP", help="The acquire step, where the recipe has several.")
+
+verdict_option = click.option(
+    "--verdict", metavar="ADDRESS", help="The start of a verdict's address, instead of the root's newest."
+)

@@ -304,3 +304,32 @@ def test_statuses_become_states(status: str, message: str | None, state: str) ->
 
 def test_an_unknown_status_is_no_state() -> None:
     assert state_of("fine", None) is None
+
+
+def test_captions_that_are_missing_or_no_utf8_are_counted_and_kept(tmp_path: Path) -> None:
+    rows = [
+        {"key": "a", "caption": ""},
+        {"key": "b", "caption": "placeholder"},
+        {"key": "c", "caption": "fine"},
+    ]
+    write_samples(tmp_path / "part-0.tar", [r | {"key": f"000{n}"} for n, r in enumerate(rows)])
+    path = tmp_path / "part-0.tar"
+    path.write_bytes(path.read_bytes().replace(b"placeholder\0", b"caf\xe9 hot se\0"))
+    assert adopt_one(tmp_path, "part-0") == ""
+    facts = json.loads((tmp_path / "draft/_work/adopted/part-0.json").read_bytes())
+    assert (facts["captions_missing"], facts["captions_not_utf8"]) == (1, 1)
+    captions = pq.read_table(tmp_path / "draft" / "part-0.parquet")["caption"].to_pylist()
+    assert captions[2] == "fine"
+    with tarfile.open(tmp_path / "draft" / "part-0.tar") as archive:
+        assert archive.extractfile("0001.txt").read() == b"caf\xe9 hot se"  # type: ignore[union-attr]
+
+
+def test_a_member_whose_name_is_no_utf8_is_one_line(tmp_path: Path) -> None:
+    write_samples(tmp_path / "part-0.tar", [{"key": "abcd0001", "caption": "x"}])
+    with tarfile.open(tmp_path / "part-0.tar") as archive:
+        members = [(info, archive.extractfile(info).read()) for info in archive]  # type: ignore[union-attr]
+    with tarfile.open(tmp_path / "part-0.tar", "w", format=tarfile.GNU_FORMAT) as archive:
+        for info, data in members:
+            info.name = info.name.replace("abcd", "ab\udce9d")
+            archive.addfile(info, io.BytesIO(data))
+    assert "expected a key of printable characters" in adopt_one(tmp_path, "part-0")
