@@ -77,7 +77,7 @@ def _tensor(entry: bytes, data: bytes) -> np.ndarray:
     shape = [
         int(dict(_fields(dimension)).get(1, 0))
         for number, dimension in _fields(bytes(fields.get(2, b"")))
-        if number == 2
+        if number == 2 and isinstance(dimension, bytes)
     ]
     offset, size = int(fields.get(4, 0)), int(fields[5])
     return np.frombuffer(data[offset : offset + size], _DTYPES[int(fields[1])]).reshape(shape)
