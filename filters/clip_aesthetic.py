@@ -14,16 +14,16 @@ from filters.fitted_on import clip_model
 from filters.scorer import Samples, ScoreSpec
 from filters.weights import released_file
 
-_URL = "https://github.com/LAION-AI/aesthetic-predictor/raw/main"
+_REPOSITORY = "https://github.com/LAION-AI/aesthetic-predictor"
 RELEASES = {
     "vit_l_14": (
         "aesthetic_sa_0_4_vit_l_14_linear.pth",
-        f"{_URL}/sa_0_4_vit_l_14_linear.pth",
+        f"{_REPOSITORY}, sa_0_4_vit_l_14_linear.pth",
         "2cd4e60f4f24ae3bcd57b847b13c1f3ba27edc28cc1a7f9ce74ee9f421243cba",
     ),
     "vit_b_32": (
         "aesthetic_sa_0_4_vit_b_32_linear.pth",
-        f"{_URL}/sa_0_4_vit_b_32_linear.pth",
+        f"{_REPOSITORY}, sa_0_4_vit_b_32_linear.pth",
         "c7b14cead230694acc7b9447974d3cad78003c72da032e402a303b6c2429e85f",
     ),
 }

@@ -19,16 +19,16 @@ from filters.scorer import Samples, ScoreSpec
 from filters.tensor_bundle import read_saved_model
 from filters.weights import released_file
 
-_URL = "https://github.com/LAION-AI/CLIP-based-NSFW-Detector/raw/main"
+_REPOSITORY = "https://github.com/LAION-AI/CLIP-based-NSFW-Detector"
 RELEASES = {
     "vit_l_14": (
         "clip_autokeras_binary_nsfw_vit_l_14.zip",
-        f"{_URL}/clip_autokeras_binary_nsfw.zip",
+        _REPOSITORY,
         "905520bb0336accc73ee282c605d926aef90cf14248889d44b9cee50eef71f8a",
     ),
     "vit_b_32": (
         "clip_autokeras_nsfw_vit_b_32.zip",
-        f"{_URL}/clip_autokeras_nsfw_b32.zip",
+        _REPOSITORY,
         "78715ab9d64485167e8c9ade3b8e6761a17a16c24d114bd47431ac1dab46462b",
     ),
 }

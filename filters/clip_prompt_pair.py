@@ -2,8 +2,8 @@
 
 A file holds a harmless and a harmful point of CLIP's text space, shape (2, d).  Q16 (Schramowski et al. 2022,
 "Can machines help us answering question 16 in datasheets", github.com/ml-research/Q16, MIT) fitted them by
-prompt tuning; LAION-AI/CLIP-based-NSFW-Detector (MIT) made the violence pair likewise.  Both call an image
-harmful where the harmful point is nearer.
+prompt tuning; LAION-AI/CLIP-based-NSFW-Detector (MIT) publishes the violence pair in the same form.  Both
+call an image harmful where the harmful point is nearer.
 """
 
 from pathlib import Path
@@ -22,24 +22,24 @@ RELEASES = {
     "q16": {
         "vit_l_14": (
             "q16_prompts_vit_l_14.npy",
-            f"{_Q16} (data/ViT-L-14/prompts.p as .npy)",
+            f"{_Q16} (its prompts of ViT-L/14, saved as .npy)",
             "2e61243d8a046c6ce32d044b83e37e98243820da638cd3ef9b58271cce54c8ef",
         ),
         "vit_b_32": (
             "q16_prompts_vit_b_32.npy",
-            f"{_Q16} (data/ViT-B-32/prompts.p as .npy)",
+            f"{_Q16} (its prompts of ViT-B/32, saved as .npy)",
             "ec08271139e183f2e58af4050b1aa7f885bde223c38a4a7f33a6fd9f46ca572a",
         ),
     },
     "violence": {
         "vit_l_14": (
             "violence_detection_vit_l_14.npy",
-            f"{_LAION}/raw/main/violence_detection_vit_l_14.npy",
+            _LAION,
             "cc08f81ef50b1ef71452ddc87285fe6fbbc01b6fe8f8b8c24482c386ef2ab7e1",
         ),
         "vit_b_32": (
             "violence_detection_vit_b_32.npy",
-            f"{_LAION}/raw/main/violence_detection_vit_b_32.npy",
+            _LAION,
             "76909cca3e77abbbb21313895756773a9c6fb26c9cc743f3ef0625f025741982",
         ),
     },

@@ -21,6 +21,7 @@ SCORERS: dict[str, str] = {
     "explicit_image": "filters.explicit_image:ExplicitImage",
     "image_geometry": "filters.geometry:ImageGeometry",
     "lexicon_caption": "filters.lexicon_caption:LexiconCaption",
+    "nudenet_image": "filters.nudenet_image:NudeNetImage",
     "pair_context": "filters.pair_context:PairContext",
     "toxic_caption": "filters.toxic_caption:ToxicCaption",
     "zero_shot_concepts": "filters.zero_shot_concepts:ZeroShotConcepts",

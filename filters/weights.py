@@ -49,19 +49,19 @@ def verify_sha256(path: Path, expected: str) -> None:
         )
 
 
-def released_file(path: Path | str | None, name: str, url: str, sha256: str) -> Path:
+def released_file(path: Path | str | None, name: str, source: str, sha256: str) -> Path:
     """A weight file that its authors publish and no package carries, checked by sha256.
 
     path: where it lies; None looks for `name` in the folder that the environment variable UNCLIP_WEIGHTS
-    names.  Nothing is fetched: `url` is where a user gets it.  Raises WeightsError when it is missing or of
-    another content.
+    names.  Nothing is fetched: `source` is where a user gets it.  Raises WeightsError when it is missing or
+    of another content.
     """
     folder = os.environ.get(WEIGHTS_FOLDER)
     found = Path(path) if path is not None else Path(folder) / name if folder else None
     if found is None or not found.is_file():
         where = f"no file {found}" if found else f"no path given and {WEIGHTS_FOLDER} not set"
         raise WeightsError(
-            f"weights {name}: {where}; fetch {url} (sha256 {sha256}) and name it in the recipe "
+            f"weights {name}: {where}; get it from {source} (sha256 {sha256}) and name it in the recipe "
             f"(scorer_files) or put it into the folder of {WEIGHTS_FOLDER}"
         )
     verify_sha256(found, sha256)

@@ -142,10 +142,10 @@ def test_missing_and_changed_weights_are_told(
 ) -> None:
     monkeypatch.delenv(WEIGHTS_FOLDER, raising=False)
     with pytest.raises(
-        WeightsError, match=r"no path given and UNCLIP_WEIGHTS not set; fetch https://.*sha256"
+        WeightsError, match=r"no path given and UNCLIP_WEIGHTS not set; get it from https://.*sha256"
     ):
         load_scorer(name)
-    with pytest.raises(WeightsError, match=r"no file .*elsewhere; fetch"):
+    with pytest.raises(WeightsError, match=r"no file .*elsewhere; get it"):
         load_scorer(name, weights=tmp_path / "elsewhere")
     (tmp_path / "other").write_bytes(b"something else")
     with pytest.raises(WeightsError, match=r"other: sha256 is"):
