@@ -18,8 +18,8 @@ from tests.benchmarks.robustness import LANGUAGES, POLICY, benign, dropped, plan
 from tests.filters.obfuscation import OBFUSCATIONS
 
 NAMES = ("caption_geometry", "lexicon_caption", "toxic_caption")
-# Of the open half's 30 captions at least so many are caught (all where no number is named), of the 171 harmless
-# ones at most so many (none where no number is named): a regression shows, a better filter may move them.
+# Of the open half's 30 captions at least so many are caught (all where no number is named), of the 171
+# harmless ones at most so many (none where no number is named): a better filter may move them.
 FLOOR = {"leetspeak": 28, "letters spaced": 28, "letters dotted": 28, "vowels stretched": 29}
 CEILING = {
     "leetspeak": 6,
