@@ -5,7 +5,8 @@
 One after another is what separate programs do: each reads the shard, decodes and embeds for itself, as far as
 it needs to.  Embeddings are of `lit`'s image tower; `zero_shot_concepts` compares them with random vectors of
 the same width, which cost what prompts cost.  Heads fitted on CLIP embeddings are timed on random ones of
-their width, where UNCLIP_WEIGHTS names their weights.  Loading models is apart.
+their width, where UNCLIP_WEIGHTS names their weights.  Loading models is apart.  Seconds
+are CPU seconds: other work on the machine counts little, waiting for the disk not at all.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ REPEATS, CHUNK = 3, 32
 
 
 def rates(samples: int, work: Callable[[], object]) -> dict[str, float]:
-    """Samples per second over REPEATS runs."""
+    """Samples per second of one core's time over REPEATS runs."""
     values = []
     for _ in range(REPEATS):
-        started = time.monotonic()
+        started = time.process_time()
         work()
-        values.append(round(samples / (time.monotonic() - started), 1))
+        values.append(round(samples / max(time.process_time() - started, 1e-9), 1))
     return spread(values)
 
 
