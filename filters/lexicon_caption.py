@@ -32,7 +32,7 @@ class LexiconCaption:
     """
 
     name = "lexicon_caption"
-    version = 1
+    version = 2
     needs = frozenset({"captions"})
     specs = tuple(
         ScoreSpec(
@@ -96,7 +96,8 @@ class Profanity:
         for label, score in (("whole", 1.0), ("half", 0.5)):
             if label in found:
                 return Match(score=score, reason=found[label][0][1])
-        hit = next((word for word in self._anywhere if word in text), None)
+        lower = text.lower()
+        hit = next((word for word in self._anywhere if word in lower), None)
         return Match(score=1.0, reason=hit) if hit else NO_MATCH
 
 

@@ -4,6 +4,7 @@ A text is read in several *views*, the raw one first, and a scorer takes the max
 only add suspicion.  So it may be wrong about harmless text ("4ever" -> "aever") and costs nothing there.
 """
 
+import functools
 import itertools
 import re
 import unicodedata
@@ -40,6 +41,8 @@ _SEPARATORS = re.compile(r"[ ._*\-/+~]")
 _REPEATED = re.compile(r"([^\W\d_])\1{2,}")
 
 
+# Scorers read a batch one after the other: the views that the first has made serve the others.
+@functools.lru_cache(maxsize=512)
 def views(text: str) -> tuple[str, ...]:
     """Distinct readings of a text, the raw one first, at most eight."""
     plain = _plain(text)

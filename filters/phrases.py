@@ -67,6 +67,8 @@ def words_of(text: str) -> list[str]:
     """Words in lower case without apostrophes and accents."""
     if not text.isascii():
         text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+        # In capitals Turkish ı is written as i is.
+        text = text.replace("ı", "i")
     return _WORD.findall(_APOSTROPHES.sub("", text.lower()))
 
 

@@ -12,11 +12,19 @@ from filters.scorer import Scorer
 
 SCORERS: dict[str, str] = {
     "caption_geometry": "filters.geometry:CaptionGeometry",
+    "caption_language": "filters.caption_language:CaptionLanguage",
+    "clip_aesthetic": "filters.clip_aesthetic:ClipAesthetic",
+    "clip_explicit": "filters.clip_explicit:ClipExplicit",
+    "clip_q16": "filters.clip_prompt_pair:ClipQ16",
+    "clip_violence": "filters.clip_prompt_pair:ClipViolence",
     "embedding_similarity": "filters.embedding_similarity:EmbeddingSimilarity",
     "explicit_image": "filters.explicit_image:ExplicitImage",
     "image_geometry": "filters.geometry:ImageGeometry",
     "lexicon_caption": "filters.lexicon_caption:LexiconCaption",
+    "nudenet_image": "filters.nudenet_image:NudeNetImage",
+    "pair_context": "filters.pair_context:PairContext",
     "toxic_caption": "filters.toxic_caption:ToxicCaption",
+    "zero_shot_concepts": "filters.zero_shot_concepts:ZeroShotConcepts",
 }
 
 

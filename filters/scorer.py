@@ -33,6 +33,7 @@ class Samples:
     """A batch of n samples.  What a pipeline did not load is None; a missing caption is the empty string.
 
     images: RGB uint8 of any size.  Embeddings need not be normalised; both kinds share one dimension d.
+    scores: by name, what the scorers before have made of these samples, for a scorer that combines scores.
     Raises ValueError when a field does not hold n entries.
     """
 
@@ -41,13 +42,15 @@ class Samples:
     captions: list[str] | None = None
     image_embeddings: Float[np.ndarray, "n d"] | None = None
     text_embeddings: Float[np.ndarray, "n d"] | None = None
+    scores: Mapping[str, Float[np.ndarray, " n"]] | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "scores"}
+        columns |= {f"scores[{name!r}]": values for name, values in (self.scores or {}).items()}
+        for name, value in columns.items():
             if value is not None and len(value) != len(self.keys):
                 raise ValueError(
-                    f"samples.{field.name} has {len(value)} entries, expected {len(self.keys)}, one per key"
+                    f"samples.{name} has {len(value)} entries, expected {len(self.keys)}, one per key"
                 )
         for key, image in zip(self.keys, self.images or [], strict=False):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -81,6 +84,28 @@ class Scorer(Protocol):
     def score(self, samples: Samples) -> dict[str, Float[np.ndarray, " n"]]:
         """float32 scores by name, one array of n for each of ``specs``."""
         ...
+
+
+@runtime_checkable
+class ReadsPrompts(Protocol):
+    """A scorer that compares images with prompts of its own.
+
+    Whoever runs it embeds ``prompts`` once, with the encoder that made the image embeddings, and hands them
+    over before the first batch.
+    """
+
+    prompts: tuple[str, ...]
+
+    def use_prompts(self, embeddings: Float[np.ndarray, "p d"]) -> None:
+        """Rows in the order of ``prompts``; they need not be normalised."""
+        ...
+
+
+@runtime_checkable
+class CombinesScores(Protocol):
+    """A scorer that needs ``scores``: runs after all others and reads these names of theirs."""
+
+    reads: tuple[str, ...]
 
 
 class ScoreError(ValueError):

@@ -1,11 +1,15 @@
-"""Weight files that installed packages carry: found without importing the package, checked by sha256.
+"""Weight files, checked by sha256: those that installed packages carry, and those that authors publish.
 
-The packages' own code is not run: some need TensorFlow, some fetch a file when theirs is missing.
+A package's file is found without importing it: some packages need TensorFlow, some fetch a file when theirs
+is missing.
 """
 
 import hashlib
 import importlib.util
+import os
 from pathlib import Path
+
+WEIGHTS_FOLDER = "UNCLIP_WEIGHTS"
 
 
 class WeightsError(RuntimeError):
@@ -43,3 +47,22 @@ def verify_sha256(path: Path, expected: str) -> None:
             f"{path}: sha256 is {found}, expected {expected}. The file was changed or is of another release: "
             "reinstall the package at its locked version, or measure the scorer anew and bump its version"
         )
+
+
+def released_file(path: Path | str | None, name: str, source: str, sha256: str) -> Path:
+    """A weight file that its authors publish and no package carries, checked by sha256.
+
+    path: where it lies; None looks for `name` in the folder that the environment variable UNCLIP_WEIGHTS
+    names.  Nothing is fetched: `source` is where a user gets it.  Raises WeightsError when it is missing or
+    of another content.
+    """
+    folder = os.environ.get(WEIGHTS_FOLDER)
+    found = Path(path) if path is not None else Path(folder) / name if folder else None
+    if found is None or not found.is_file():
+        where = f"no file {found}" if found else f"no path given and {WEIGHTS_FOLDER} not set"
+        raise WeightsError(
+            f"weights {name}: {where}; get it from {source} (sha256 {sha256}) and name it in the recipe "
+            f"(scorer_files) or put it into the folder of {WEIGHTS_FOLDER}"
+        )
+    verify_sha256(found, sha256)
+    return found

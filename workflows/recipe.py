@@ -221,9 +221,12 @@ def _node(
 
 
 def _beside(recipe: Path, value: Any) -> Any:
-    """A file's name, or several, with its place beside the recipe where there is such a file or glob."""
+    """A file's name, or several (a list, a mapping), with its place beside the recipe where there is such a
+    file or glob."""
     if isinstance(value, list):
         return [_beside(recipe, entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _beside(recipe, entry) for key, entry in value.items()}
     if not isinstance(value, str):
         return value
     path = recipe.parent / value

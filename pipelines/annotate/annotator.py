@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from filters.registry import load_scorer
-from filters.scorer import Samples, Scorer, checked_scores
+from filters.one_pass import score_in_one_pass
+from filters.scorer import ReadsPrompts, Samples
 from pipelines.annotate.chunks import DecodedChunk
 from pipelines.annotate.config import AnnotateConfig
 from pipelines.encoders.registry import load_encoder
@@ -42,7 +42,10 @@ class Annotator:
             precision=config.precision,
             batch=config.batch,
         )
-        self.scorers: list[Scorer] = [load_scorer(name) for name in config.scorers]
+        self.scorers = [config.load_scorer(name) for name in config.scorers]
+        for scorer in self.scorers:
+            if isinstance(scorer, ReadsPrompts):
+                scorer.use_prompts(self.encoder.encode_texts(scorer.prompts))
 
     def identity(self) -> dict[str, Any]:
         """The encoder's identity."""
@@ -62,10 +65,7 @@ class Annotator:
             image_embeddings=image_vectors,
             text_embeddings=text_vectors,
         )
-        scores: dict[str, np.ndarray] = {}
-        for scorer in self.scorers:
-            needed = {name: getattr(samples, name) for name in scorer.needs}
-            scores |= checked_scores(scorer, replace(Samples(keys=samples.keys), **needed))
+        scores = score_in_one_pass(self.scorers, samples)
         return AnnotatedChunk(
             image_embeddings=_spread(image_vectors, intact, len(chunk.keys)),
             text_embeddings=_spread(text_vectors, intact, len(chunk.keys)),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
+from filters.registry import load_scorer
+from filters.scorer import Scorer
 from pipelines.encoders.base import Device, Precision
-from pipelines.step import Resources, StepConfig, input_of
+from pipelines.step import Resources, StepConfig, file_beside_recipe, input_of, package_file
 
 
 class AnnotateConfig(StepConfig):
@@ -24,6 +28,11 @@ class AnnotateConfig(StepConfig):
         "image_geometry",
         "caption_geometry",
     )
+    scorer_options: dict[str, dict[str, Any]] = Field(default={})
+    """Options of scorers by name: `{caption_language: {languages: [en, de]}}`."""
+    scorer_files: dict[str, dict[str, str]] = file_beside_recipe({})
+    """Options that are files: `{zero_shot_concepts: {concepts: mine.yaml}}`.  Their content is in the digest
+    (each scorer's identity), their place is not."""
     chunk: int = Field(default=32, ge=1, le=256)
     batch: int = Field(default=32, ge=1)
     fallback_batch: int = Field(default=4, ge=1)
@@ -31,6 +40,14 @@ class AnnotateConfig(StepConfig):
     device: Device = "cpu"
     threads: int = Field(default=1, ge=1)
     """Threads inside one annotator.  In the digest: how a sum is split can move its last bit."""
+
+    def load_scorer(self, name: str) -> Scorer:
+        """A ready scorer with its options.
+
+        Raises ValueError, FileNotFoundError or WeightsError where it, an option or a file is not to be had.
+        """
+        files = {option: str(package_file(path)) for option, path in self.scorer_files.get(name, {}).items()}
+        return load_scorer(name, **self.scorer_options.get(name, {}), **files)
 
 
 class AnnotateResources(Resources):

@@ -17,7 +17,6 @@ from pipelines.step import Context, Estimate, Step
 # Measured on two cores with the demo's encoder and scorers; only `plan` uses them.
 ROWS_PER_SECOND = 30.0
 BYTES_PER_ROW = 5_000
-EMBEDDINGS = frozenset({"image_embeddings", "text_embeddings"})
 
 
 class Annotate(Step[AnnotateConfig, AnnotateResources]):
@@ -36,35 +35,20 @@ class Annotate(Step[AnnotateConfig, AnnotateResources]):
 
     def identity(self, config: AnnotateConfig) -> dict[str, Any]:
         """Weights of the encoder, and version, weights and word lists of every scorer."""
-        from filters.registry import load_scorer
-
         scorers = {}
         for name in config.scorers:
-            scorer = load_scorer(name)
+            scorer = config.load_scorer(name)
             scorers[name] = {"version": scorer.version, **scorer.identity()}
         return {"encoder": encoder_facts(config.encoder, config.precision), "scorers": scorers}
 
     def check(self, config: AnnotateConfig) -> list[str]:
-        from filters.registry import load_scorer
-        from filters.weights import WeightsError
+        from pipelines.annotate.check import scorer_problems
 
-        problems = []
-        for name in config.scorers:
-            try:
-                scorer = load_scorer(name)
-            except (ValueError, WeightsError) as error:
-                problems.append(str(error))
-                continue
-            if scorer.needs >= EMBEDDINGS and config.encoder == "lit":
-                problems.append(
-                    f"scorer {name!r} compares image with text embeddings, but before train_clip encoder "
-                    "'lit' has no common space of the two; leave the scorer out or use an open_clip encoder"
-                )
         try:
-            encoder_facts(config.encoder, config.precision)
+            encoder = encoder_facts(config.encoder, config.precision)
         except (ValueError, OSError) as error:
-            problems.append(str(error))
-        return problems
+            return [*scorer_problems(config, None), str(error)]
+        return scorer_problems(config, encoder)
 
     def estimate(self, config: AnnotateConfig, inputs: Mapping[str, Estimate]) -> Estimate:  # noqa: ARG002
         rows = inputs["corpus"].rows if "corpus" in inputs else 0

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from filters.policy import VERDICT_SCHEMA, Policy, PolicyError
-from filters.registry import SCORERS, load_scorer
+from filters.registry import load_scorer
+from pipelines.annotate.config import AnnotateConfig
 
 HEAD: dict[str, Any] = {"schema_version": 1, "name": "p", "version": 1, "owner": "o"}
 DEMO = Path("filters/policies/demo.yaml")
@@ -156,7 +157,8 @@ def test_files_that_hold_no_policy(tmp_path: Path, text: str) -> None:
 
 def test_demo_policy_reads_declared_scores_within_their_ranges() -> None:
     demo = Policy.from_file(DEMO)
-    specs = [spec for name in SCORERS for spec in load_scorer(name).specs]
+    scorers = AnnotateConfig.model_fields["scorers"].default
+    specs = [spec for name in scorers for spec in load_scorer(name).specs]
     demo.check_specs(specs)
     assert Policy.from_mapping(demo.to_dict(), origin="again") == demo
     with pytest.raises(PolicyError, match=r"no value of 'explicit_image' meets this bound; its range"):

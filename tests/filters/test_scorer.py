@@ -7,8 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from filters.fitted_on import FittedOn
+from filters.one_pass import combination_problems, score_in_one_pass
 from filters.registry import SCORERS, load_scorer
-from filters.scorer import SAMPLE_FIELDS, Samples, ScoreError, Scorer, ScoreSpec, checked_scores
+from filters.scorer import (
+    SAMPLE_FIELDS,
+    CombinesScores,
+    ReadsPrompts,
+    Samples,
+    ScoreError,
+    Scorer,
+    ScoreSpec,
+    checked_scores,
+)
+from filters.weights import WEIGHTS_FOLDER, WeightsError
 
 SAMPLES = Samples(keys=["00", "01", "02"], captions=["a", "", "c"])
 
@@ -62,10 +74,25 @@ def test_samples_of_unequal_length_are_refused() -> None:
         Samples(keys=["00"], images=[np.zeros((4, 4), dtype=np.uint8)])
 
 
+def ready_scorer(name: str) -> Scorer:
+    """The scorer by name, with prompts where it reads any; skips what is not part of every installation."""
+    try:
+        scorer = load_scorer(name)
+    except WeightsError as error:
+        if WEIGHTS_FOLDER not in str(error) and name != "nudenet_image":
+            raise
+        pytest.skip(str(error))
+    if isinstance(scorer, ReadsPrompts):
+        scorer.use_prompts(np.random.default_rng(1).standard_normal((len(scorer.prompts), 8)))
+    return scorer
+
+
 @pytest.mark.parametrize("name", sorted(SCORERS))
 def test_every_registered_scorer_keeps_the_contract(name: str) -> None:
     rng = np.random.default_rng(0)
-    scorer = load_scorer(name)
+    scorer = ready_scorer(name)
+    width = scorer.encoder.width if isinstance(scorer, FittedOn) else 8
+    reads = scorer.reads if isinstance(scorer, CombinesScores) else ()
     assert isinstance(scorer, Scorer)
     assert scorer.name == name
     assert scorer.needs <= SAMPLE_FIELDS
@@ -73,8 +100,9 @@ def test_every_registered_scorer_keeps_the_contract(name: str) -> None:
         keys=["00", "01"],
         images=[rng.integers(0, 256, (20, 31, 3), dtype=np.uint8) for _ in range(2)],
         captions=["a red house", ""],
-        image_embeddings=rng.standard_normal((2, 8)),
-        text_embeddings=rng.standard_normal((2, 8)),
+        image_embeddings=rng.standard_normal((2, width)),
+        text_embeddings=rng.standard_normal((2, width)),
+        scores={read: f32(0.25, 0.75) for read in reads},
     )
     scores = checked_scores(scorer, samples)
     assert list(scores) == [spec.name for spec in scorer.specs]
@@ -82,15 +110,52 @@ def test_every_registered_scorer_keeps_the_contract(name: str) -> None:
         keys=[],
         images=[],
         captions=[],
-        image_embeddings=np.zeros((0, 8)),
-        text_embeddings=np.zeros((0, 8)),
+        image_embeddings=np.zeros((0, width)),
+        text_embeddings=np.zeros((0, width)),
+        scores={read: f32() for read in reads},
     )
     assert all(len(values) == 0 for values in checked_scores(scorer, nothing).values())
 
 
 def test_scores_of_different_scorers_never_share_a_name() -> None:
-    names = [spec.name for name in SCORERS for spec in load_scorer(name).specs]
+    # Those that need files of one's own, or the extra, call their one score as they are called.
+    here = [name for name in SCORERS if not name.startswith(("clip_", "nudenet_"))]
+    names = [spec.name for name in here for spec in load_scorer(name).specs]
     assert len(names) == len(set(names))
+
+
+class Sum:
+    """Combines the score of `Fixed` with a constant."""
+
+    name = "sum"
+    version = 1
+    needs = frozenset({"scores"})
+    specs = (ScoreSpec(name="two", low=0.0, high=2.0, worse="high", description=""),)
+    reads = ("one",)
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+    def score(self, samples: Samples) -> dict[str, np.ndarray]:
+        assert samples.scores is not None and samples.captions is None, "only what it needs"
+        return {"two": samples.scores["one"] + f32(1)}
+
+
+def test_combinations_run_last_and_see_what_they_read() -> None:
+    scorers = [Sum(), Fixed({"one": f32(0, 0.5, 1)})]
+    scores = score_in_one_pass(scorers, SAMPLES)
+    assert list(scores) == ["one", "two"]
+    assert scores["two"].tolist() == [1, 1.5, 2]
+    assert combination_problems(scorers) == []
+
+
+def test_combination_of_a_score_that_nobody_makes_is_told() -> None:
+    (problem,) = combination_problems([Sum()])
+    assert problem == "scorer 'sum' combines score 'one', which no other scorer makes; made are: none"
+    with pytest.raises(ScoreError, match="Sum combines one, which no scorer has made"):
+        score_in_one_pass([Sum()], SAMPLES)
+    with pytest.raises(ValueError, match=r"samples.scores\['one'\] has 1 entries, expected 3"):
+        Samples(keys=SAMPLES.keys, scores={"one": f32(0)})
 
 
 def test_unknown_scorer_and_option_are_refused_with_the_nearest_name() -> None:

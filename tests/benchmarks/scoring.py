@@ -1,0 +1,173 @@
+"""Scoring on one core: each scorer alone, and all of them fused in one pass against one after another.
+
+    python -m tests.benchmarks.scoring --json [--images 300]
+
+One after another is what separate programs do: each reads the shard, decodes and embeds for itself, as far as
+it needs to.  Embeddings are of `lit`'s image tower; `zero_shot_concepts` compares them with random vectors of
+the same width, which cost what prompts cost.  Heads fitted on CLIP embeddings are timed on random ones of
+their width, where UNCLIP_WEIGHTS names their weights.  Loading models is apart.  Seconds
+are CPU seconds: other work on the machine counts little, waiting for the disk not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from filters.fitted_on import FittedOn
+from filters.one_pass import score_in_one_pass
+from filters.registry import load_scorer
+from filters.scorer import ReadsPrompts, Samples, Scorer, checked_scores
+from filters.weights import WEIGHTS_FOLDER
+from infra.store import Artifact
+from pipelines.annotate.chunks import DecodedChunk, decode_chunk, index_shard
+from pipelines.encoders.lit import IMAGE_WIDTH, Lit
+from tests.benchmarks.result import print_result, spread
+from tests.filters.emoji_names import emoji_names
+from tests.tiny import tiny_corpus
+
+CAPTION_SCORERS = ("caption_geometry", "caption_language", "lexicon_caption", "toxic_caption")
+IMAGE_SCORERS = ("explicit_image", "image_geometry")
+HEADS = ("clip_aesthetic", "clip_explicit", "clip_q16", "clip_violence")
+REPEATS, CHUNK = 3, 32
+
+
+def rates(samples: int, work: Callable[[], object]) -> dict[str, float]:
+    """Samples per second of one core's time over REPEATS runs."""
+    values = []
+    for _ in range(REPEATS):
+        started = time.process_time()
+        work()
+        values.append(round(samples / max(time.process_time() - started, 1e-9), 1))
+    return spread(values)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A corpus read as a filter program reads it, chunk after chunk."""
+
+    corpus: Artifact
+
+    def chunks(self) -> Sequence[tuple[str, Any, int]]:
+        """Shard, its entries, and the number of each chunk."""
+        found = []
+        for record in self.corpus.shards:
+            entries = index_shard(self.corpus.path, record.name)
+            found += [(record.name, entries, i) for i in range(-(-len(entries) // CHUNK))]
+        return found
+
+    def decoded(self, chunk: tuple[str, Any, int]) -> DecodedChunk:
+        shard, entries, number = chunk
+        return decode_chunk(self.corpus.path, shard, entries, number, CHUNK)
+
+    def captions(self) -> list[str]:
+        """Captions alone: a text filter decodes no image."""
+        found = []
+        for record in self.corpus.shards:
+            with (self.corpus.path / f"{record.name}.tar").open("rb") as stream:
+                for entry in index_shard(self.corpus.path, record.name):
+                    assert entry.caption is not None
+                    stream.seek(entry.caption[0])
+                    found.append(stream.read(entry.caption[1]).decode())
+        return found
+
+
+def ready(name: str) -> Scorer:
+    scorer = load_scorer(name)
+    if isinstance(scorer, ReadsPrompts):
+        scorer.use_prompts(np.random.default_rng(0).standard_normal((len(scorer.prompts), IMAGE_WIDTH)))
+    return scorer
+
+
+def samples_of(chunk: DecodedChunk, encoder: Lit | None) -> Samples:
+    images = [image for image in chunk.images if image is not None]
+    vectors = encoder.encode_images(images) if encoder is not None else None
+    return Samples(keys=chunk.keys, images=images, captions=chunk.captions, image_embeddings=vectors)
+
+
+def one_after_another(shards: Shards, scorers: dict[str, Scorer], encoder: Lit) -> None:
+    """Every scorer reads the corpus for itself; the pair reads what `zero_shot_concepts` had stored."""
+    stored: list[dict[str, np.ndarray]] = []
+    for name in (*IMAGE_SCORERS, "zero_shot_concepts"):
+        embeds = encoder if "image_embeddings" in scorers[name].needs else None
+        for chunk in shards.chunks():
+            scores = checked_scores(scorers[name], samples_of(shards.decoded(chunk), embeds))
+            if embeds is not None:
+                stored.append(scores)
+    for name in CAPTION_SCORERS:
+        captions = shards.captions()
+        checked_scores(scorers[name], Samples(keys=captions, captions=captions))
+    captions = shards.captions()
+    concepts = {name: np.concatenate([part[name] for part in stored]) for name in stored[0]}
+    checked_scores(scorers["pair_context"], Samples(keys=captions, captions=captions, scores=concepts))
+
+
+def fused(shards: Shards, scorers: dict[str, Scorer], encoder: Lit) -> None:
+    for chunk in shards.chunks():
+        score_in_one_pass(list(scorers.values()), samples_of(shards.decoded(chunk), encoder))
+
+
+def alone(names: list[str], images: list[np.ndarray]) -> dict[str, dict[str, float]]:
+    """Samples per second of each scorer by itself, inputs in memory."""
+    rng, result = np.random.default_rng(0), {}
+    captions = Samples(keys=names, captions=names)
+    for name in CAPTION_SCORERS:
+        scorer = ready(name)
+        result[f"{name}_captions_per_second"] = rates(len(names), lambda s=scorer: s.score(captions))
+    pictures = Samples(keys=[str(i) for i in range(len(images))], images=images)
+    for name in IMAGE_SCORERS:
+        scorer = ready(name)
+        result[f"{name}_images_per_second"] = rates(len(images), lambda s=scorer: s.score(pictures))
+    heads = HEADS if WEIGHTS_FOLDER in os.environ else ()
+    for name in ("zero_shot_concepts", *heads):
+        scorer = ready(name)
+        width = scorer.encoder.width if isinstance(scorer, FittedOn) else IMAGE_WIDTH
+        vectors = rng.standard_normal((20_000, width), dtype=np.float32)
+        rows = Samples(keys=[str(i) for i in range(len(vectors))], image_embeddings=vectors)
+        result[f"{name}_embeddings_per_second"] = rates(len(rows), lambda s=scorer, r=rows: s.score(r))
+    pair = load_scorer("pair_context")
+    concepts = {name: rng.random(len(names), dtype=np.float32) for name in pair.reads}
+    both = Samples(keys=names, captions=names, scores=concepts)
+    result["pair_context_captions_per_second"] = rates(len(names), lambda: pair.score(both))
+    return result
+
+
+def main() -> None:
+    import torch
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=300, help="in shards of ten, one of which is missing")
+    parser.add_argument("--json", action="store_true", help="accepted for uniformity; the last line is JSON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    with tempfile.TemporaryDirectory() as folder:
+        shards = Shards(tiny_corpus(Path(folder), arguments.images, size=256))
+        names = [*IMAGE_SCORERS, "zero_shot_concepts", *CAPTION_SCORERS, "pair_context"]
+        scorers, encoder = {name: ready(name) for name in names}, Lit()
+        count = shards.corpus.rows.kept
+        separate = rates(count, lambda: one_after_another(shards, scorers, encoder))
+        together = rates(count, lambda: fused(shards, scorers, encoder))
+        images = [i for chunk in shards.chunks() for i in shards.decoded(chunk).images if i is not None]
+    print_result(
+        "scoring",
+        ours={"fused_samples_per_second": together["median"]},
+        peers={"one_after_another_samples_per_second": separate["median"]},
+        ratios={"fused_over_one_after_another": round(together["median"] / separate["median"], 2)},
+        repeats=REPEATS,
+        spread={"fused": together, "one_after_another": separate, **alone(emoji_names(), images)},
+    )
+
+
+if __name__ == "__main__":
+    main()
