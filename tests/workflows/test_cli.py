@@ -12,7 +12,7 @@ import pytest
 from workflows.cli.main import cli, run_cli
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = ["adopt", "append", "doctor", "forget", "generate", "plan", "retry", "run"]
+COMMANDS = ["adopt", "append", "calibrate", "doctor", "forget", "generate", "plan", "retry", "run"]
 COMMANDS += ["schema", "status", "ui"]
 
 

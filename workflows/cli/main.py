@@ -11,6 +11,7 @@ from infra.ray_session import stop_ray
 from infra.store import StoreError
 from workflows.cli.adopt import adopt
 from workflows.cli.append import append
+from workflows.cli.calibrate import calibrate
 from workflows.cli.doctor import doctor
 from workflows.cli.forget import forget
 from workflows.cli.generate import generate
@@ -39,7 +40,8 @@ def cli() -> None:
     """
 
 
-for command in (plan, run, retry, append, adopt, forget, status, generate, ui, doctor, schema):
+COMMANDS = (plan, run, retry, append, adopt, forget, calibrate, status, generate, ui, doctor, schema)
+for command in COMMANDS:
     cli.add_command(command)
 
 
