@@ -1,10 +1,11 @@
-"""Confidence intervals of a proportion k/n."""
+"""Confidence intervals of a proportion k/n, and of the ratio of two."""
 
+import math
 from typing import NamedTuple
 
 
 class Interval(NamedTuple):
-    """Both ends in [0, 1]."""
+    """Of a proportion both ends lie in [0, 1], of a ratio in [0, inf]."""
 
     low: float
     high: float
@@ -42,6 +43,25 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interva
     low = 0.0 if successes == 0 else float(betaincinv(successes, trials - successes + 1, tail))
     high = 1.0 if successes == trials else float(betaincinv(successes + 1, trials - successes, 1 - tail))
     return Interval(low, high)
+
+
+def proportion_ratio(first: tuple[int, int], second: tuple[int, int], level: float = 0.95) -> Interval:
+    """Of (k1/n1) / (k2/n2), two independent proportions: MOVER-R with Wilson's limits.
+
+    Donner and Zou, Stat. Methods Med. Res. 21:347 (2012).  Never of zero width, also where all or none
+    succeed; without a success in the second the upper end is infinite.  Raises ValueError for impossible
+    counts.
+    """
+    (l1, u1), (l2, u2) = wilson(*first, level), wilson(*second, level)
+    p1, p2 = (k / n if n else 0.5 for k, n in (first, second))
+    product = p1 * p2
+    # Each end solves a x^2 - 2 p1 p2 x + c = 0; this form also holds where a is 0.
+    a, c = u2 * (2 * p2 - u2), l1 * (2 * p1 - l1)
+    denominator = product + math.sqrt(max(product**2 - a * c, 0.0))
+    low = c / denominator if denominator > 0 else 0.0
+    a, c = l2 * (2 * p2 - l2), u1 * (2 * p1 - u1)
+    high = (product + math.sqrt(max(product**2 - a * c, 0.0))) / a if a > 0 else math.inf
+    return Interval(max(low, 0.0), high)
 
 
 def _check(successes: int, trials: int, level: float) -> None:
