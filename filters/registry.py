@@ -12,6 +12,7 @@ from filters.scorer import Scorer
 
 SCORERS: dict[str, str] = {
     "caption_geometry": "filters.geometry:CaptionGeometry",
+    "embedding_classifier": "filters.embedding_classifier:EmbeddingClassifier",
     "embedding_similarity": "filters.embedding_similarity:EmbeddingSimilarity",
     "explicit_image": "filters.explicit_image:ExplicitImage",
     "image_geometry": "filters.geometry:ImageGeometry",

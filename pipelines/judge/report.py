@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -74,7 +75,7 @@ def summary_of(report: dict[str, Any]) -> dict[str, Any]:
     summary |= {f"split_{split}": rows for split, rows in report["splits"].items()}
     summary["terms_shifted"] = sum(row["shifted"] for row in report["terms"])
     summary |= {
-        f"term_ratio/{row['group']}/{row['term']}": row["ratio"]
+        f"term_ratio/{_metric(row['group'])}/{_metric(row['term'])}": row["ratio"]
         for row in report["terms"]
         if row["ratio"] is not None
     }
@@ -89,6 +90,11 @@ def summary_of(report: dict[str, Any]) -> dict[str, Any]:
         summary["benign_dropped"] = report["benign"]["dropped"]
         summary["benign_dropped_share"] = report["benign"]["share"]
     return summary
+
+
+def _metric(name: str) -> str:
+    """A part of a metric's name: MLflow takes letters, digits, spaces and few signs."""
+    return re.sub(r"[^\w \-]", "_", name)
 
 
 def _funnel(verdict: pa.Table) -> list[dict[str, Any]]:

@@ -156,7 +156,8 @@ def test_files_that_hold_no_policy(tmp_path: Path, text: str) -> None:
 
 def test_demo_policy_reads_declared_scores_within_their_ranges() -> None:
     demo = Policy.from_file(DEMO)
-    specs = [spec for name in SCORERS for spec in load_scorer(name).specs]
+    shipped = [name for name in SCORERS if name != "embedding_classifier"]  # that one is fitted by its user
+    specs = [spec for name in shipped for spec in load_scorer(name).specs]
     demo.check_specs(specs)
     assert Policy.from_mapping(demo.to_dict(), origin="again") == demo
     with pytest.raises(PolicyError, match=r"no value of 'explicit_image' meets this bound; its range"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from filters.intervals import clopper_pearson, proportion_ratio, wilson
+from filters.intervals import auc_interval, clopper_pearson, proportion_ratio, wilson
 from filters.split import SPLITS, assign_split
 
 FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -91,3 +91,26 @@ def test_ratio_at_the_ends() -> None:
     assert proportion_ratio((5, 10), (0, 100)).high == float("inf")
     low, high = proportion_ratio((0, 0), (50, 100))
     assert low == 0.0 and high > 1
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.5])
+def test_interval_of_an_auc_covers_it_as_often_as_said(shift: float) -> None:
+    from scipy.stats import norm
+
+    from filters.calibration import auc
+
+    random, truth, inside, draws = np.random.default_rng(0), norm.cdf(shift / 2**0.5), 0, 1000
+    positive = np.arange(60) < 20
+    for _ in range(draws):
+        low, high = auc_interval(auc(random.normal(size=60) + shift * positive, positive), 20, 40)
+        inside += low <= truth <= high
+    assert 0.925 <= inside / draws <= 0.985
+
+
+def test_interval_of_a_perfect_auc_keeps_a_width() -> None:
+    low, high = auc_interval(1.0, 10, 10)
+    assert 0.7 < low < 0.9 and high == 1.0
+    assert auc_interval(0.0, 10, 10) == pytest.approx((0.0, 1 - low))
+    assert auc_interval(1.0, 1000, 1000).low > 0.99
+    with pytest.raises(ValueError, match="both sides"):
+        auc_interval(0.5, 0, 10)

@@ -12,7 +12,19 @@ import pytest
 from workflows.cli.main import cli, run_cli
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = ["adopt", "append", "calibrate", "doctor", "forget", "generate", "plan", "retry", "run"]
+COMMANDS = [
+    "adopt",
+    "append",
+    "calibrate",
+    "doctor",
+    "fit",
+    "forget",
+    "generate",
+    "label",
+    "plan",
+    "retry",
+    "run",
+]
 COMMANDS += ["schema", "status", "ui"]
 
 

@@ -13,8 +13,10 @@ from workflows.cli.adopt import adopt
 from workflows.cli.append import append
 from workflows.cli.calibrate import calibrate
 from workflows.cli.doctor import doctor
+from workflows.cli.fit import fit
 from workflows.cli.forget import forget
 from workflows.cli.generate import generate
+from workflows.cli.label import label
 from workflows.cli.plan import plan
 from workflows.cli.retry import retry
 from workflows.cli.run import run
@@ -40,7 +42,22 @@ def cli() -> None:
     """
 
 
-COMMANDS = (plan, run, retry, append, adopt, forget, calibrate, status, generate, ui, doctor, schema)
+COMMANDS = (
+    plan,
+    run,
+    retry,
+    append,
+    adopt,
+    forget,
+    label,
+    calibrate,
+    fit,
+    status,
+    generate,
+    ui,
+    doctor,
+    schema,
+)
 for command in COMMANDS:
     cli.add_command(command)
 
