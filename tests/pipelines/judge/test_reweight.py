@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from infra.journal import Journal
 from infra.shards import write_parquet
 from infra.store import Artifact, Rows, Store, finish
 from pipelines.aligned import read_table, shard_names
 from pipelines.judge.step import Judge, JudgeConfig
 from pipelines.train.index import build_index
 from pipelines.train.stream import Stream
+from pipelines.train_clip import TrainClipConfig, fit_heads, read_features
 from tests.scored import keys_of, positive, scored_annotation
 from tests.small_crawl import run_step
 from tests.tiny import tiny_corpus
@@ -58,8 +61,8 @@ def judge(root: Path, inputs: dict[str, Artifact], **config: Any) -> Artifact:
     policy = {"schema_version": 1, "name": "p", "version": 1, "owner": "test", "rules": [rule]}
     path = root / "policy.yaml"
     path.write_text(yaml.safe_dump(policy))
-    split = {"train": 1.0, "validation": 0.0, "test": 0.0}
-    wired = JudgeConfig(corpus="c", annotation="a", clusters="d", policy=str(path), split=split, **config)
+    config = {"split": {"train": 1.0, "validation": 0.0, "test": 0.0}} | config
+    wired = JudgeConfig(corpus="c", annotation="a", clusters="d", policy=str(path), **config)
     return run_step(root, Judge(), wired, inputs)
 
 
@@ -88,6 +91,21 @@ def test_the_few_that_are_left_weigh_more_up_to_the_loss(
     batch = stream.read_in_key_order(0, len(stream))
     expected = [weights[key] for key in batch.keys]
     assert batch.weight == pytest.approx(expected, rel=1e-5)
+
+
+def test_clip_heads_are_trained_with_them_too(root: Path, inputs: dict[str, Artifact]) -> None:
+    halves = {"train": 0.4, "validation": 0.3, "test": 0.3}
+    verdict = judge(root, inputs, split=halves, reweight={"regularisation": 10.0})
+    features = read_features(inputs["annotation"], verdict)
+    weight, even = features["train"].weight, replace(features["train"], weight=None)
+    assert weight is not None and weight.mean() == pytest.approx(1, abs=1e-5) and weight.std() > 0.1
+    config = TrainClipConfig(annotation="a", verdict="v", steps=4, batch=8, dim=4)
+    states = [
+        fit_heads(features | {"train": train}, config, Journal(root / "clip.jsonl"))[0].state_dict()
+        for train in (features["train"], even)
+    ]
+    assert any(not states[0][name].equal(states[1][name]) for name in states[0])
+    assert read_features(inputs["annotation"], judge(root, inputs, split=halves))["train"].weight is None
 
 
 def test_the_report_says_what_the_weights_did(root: Path, inputs: dict[str, Artifact]) -> None:
