@@ -46,13 +46,14 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interva
 
 
 def proportion_ratio(first: tuple[int, int], second: tuple[int, int], level: float = 0.95) -> Interval:
-    """Of (k1/n1) / (k2/n2), two independent proportions: MOVER-R with Wilson's limits.
+    """Of (k1/n1) / (k2/n2), two independent proportions: MOVER-R with the exact limits of each.
 
-    Donner and Zou, Stat. Methods Med. Res. 21:347 (2012).  Never of zero width, also where all or none
-    succeed; without a success in the second the upper end is infinite.  Raises ValueError for impossible
+    Donner and Zou, Stat. Methods Med. Res. 21:347 (2012), take Wilson's limits; with Clopper and Pearson's it
+    is wider and does not call a single miss of one trial a finding.  Never of zero width, also where all or
+    none succeed; without a success in the second the upper end is infinite.  Raises ValueError for impossible
     counts.
     """
-    (l1, u1), (l2, u2) = wilson(*first, level), wilson(*second, level)
+    (l1, u1), (l2, u2) = clopper_pearson(*first, level), clopper_pearson(*second, level)
     p1, p2 = (k / n if n else 0.5 for k, n in (first, second))
     product = p1 * p2
     # Each end solves a x^2 - 2 p1 p2 x + c = 0; this form also holds where a is 0.
