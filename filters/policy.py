@@ -180,6 +180,12 @@ class Policy(BaseModel):
             for i, (rule, matched) in enumerate(zip(self.rules, judged.matched, strict=True))
         ]
 
+    def matches(self, scores: pa.Table) -> dict[str, Bool[np.ndarray, " n"]]:
+        """Rows on which each rule holds, whichever rule decided; no failed row."""
+        ok = _succeeded(scores)
+        columns = self._columns(scores, ok)
+        return {rule.name: rule.when.evaluate(columns).holds & ok for rule in self.rules}
+
     def _judge(self, scores: pa.Table, ok: Bool[np.ndarray, " n"]) -> _Judgement:
         columns = self._columns(scores, ok)
         deciding = np.full(len(scores), -1)

@@ -17,6 +17,7 @@ SCORERS: dict[str, str] = {
     "clip_explicit": "filters.clip_explicit:ClipExplicit",
     "clip_q16": "filters.clip_prompt_pair:ClipQ16",
     "clip_violence": "filters.clip_prompt_pair:ClipViolence",
+    "embedding_classifier": "filters.embedding_classifier:EmbeddingClassifier",
     "embedding_similarity": "filters.embedding_similarity:EmbeddingSimilarity",
     "explicit_image": "filters.explicit_image:ExplicitImage",
     "image_geometry": "filters.geometry:ImageGeometry",

@@ -47,12 +47,19 @@ class ClipHeads(nn.Module):
 
 
 def clip_loss(
-    image: Float[Tensor, "B dim"], text: Float[Tensor, "B dim"], logit_scale: Float[Tensor, ""]
+    image: Float[Tensor, "B dim"],
+    text: Float[Tensor, "B dim"],
+    logit_scale: Float[Tensor, ""],
+    weight: Float[Tensor, " B"] | None = None,
 ) -> Float[Tensor, ""]:
     """CLIP's symmetric cross-entropy over the pairs of a batch (2103.00020, figure 3), in nats; row i matches
-    row i."""
+    row i.  With `weight` (mean 1 over the data) each pair's loss counts that much."""
     logits = logit_scale * image @ text.T
     labels = torch.arange(len(logits), device=logits.device)
+    if weight is not None:
+        each = F.cross_entropy(logits, labels, reduction="none")
+        each = each + F.cross_entropy(logits.T, labels, reduction="none")
+        return (weight * each).mean() / 2
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
 

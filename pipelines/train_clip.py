@@ -56,10 +56,14 @@ class TrainClipConfig(StepConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Tower features of one split's kept samples, row i of both belonging together."""
+    """Tower features of one split's kept samples, row i of both belonging together.
+
+    `weight`: the verdict's, scaled to mean 1; None where all are alike.
+    """
 
     image: Float[np.ndarray, "n d"]
     text: Float[np.ndarray, "n e"]
+    weight: Float[np.ndarray, " n"] | None = None
 
 
 class TrainClip(Step[TrainClipConfig, Resources]):
@@ -71,7 +75,7 @@ class TrainClip(Step[TrainClipConfig, Resources]):
 
     kind = "train_clip"
     produces = "clip_heads"
-    version = 1
+    version = 2
     Config = TrainClipConfig
 
     def run(self, context: Context[TrainClipConfig, Resources]) -> dict[str, Any]:
@@ -109,28 +113,38 @@ def read_features(annotation: Artifact, verdict: Artifact) -> dict[str, Features
     ValueError where a split has fewer than two pairs, of which no contrast can be made.
     """
     refuse_forgotten(verdict)
-    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {split: [] for split in SPLITS}
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {split: [] for split in SPLITS}
     for shard in require_same_shards(annotation, verdict):
         keys = read_metadata(annotation, shard, ["key"])["key"].to_pylist()
-        judged = read_table(verdict, shard, ["key", "keep", "split"]).to_pylist()
+        judged = read_table(verdict, shard, ["key", "keep", "split", "weight"]).to_pylist()
         row_of = {key: row for row, key in enumerate(keys)}
         kept = [row for row in judged if row["keep"]]
         known = [row["key"] for row in kept if row["key"] in row_of]
         require_same_keys(shard, [row["key"] for row in kept], known, "annotation, among the kept samples")
         image, text = read_embeddings(annotation, "img", shard), read_embeddings(annotation, "text", shard)
         for split in SPLITS:
-            rows = [row_of[row["key"]] for row in kept if row["split"] == split]
-            parts[split].append((image[rows].astype(np.float32), text[rows].astype(np.float32)))
+            chosen = [row for row in kept if row["split"] == split]
+            rows = [row_of[row["key"]] for row in chosen]
+            weight = np.array([row["weight"] for row in chosen], np.float64)
+            parts[split].append((image[rows].astype(np.float32), text[rows].astype(np.float32), weight))
     features = {
         split: Features(
-            image=np.concatenate([image for image, _ in of_split]),
-            text=np.concatenate([text for _, text in of_split]),
+            image=np.concatenate([image for image, _, _ in of_split]),
+            text=np.concatenate([text for _, text, _ in of_split]),
+            weight=_uneven(np.concatenate([weight for _, _, weight in of_split])),
         )
         for split, of_split in parts.items()
     }
     if small := [split for split, of in features.items() if len(of.image) < 2]:
         raise ValueError(f"train_clip needs at least two kept pairs in each split; too few in {small}")
     return features
+
+
+def _uneven(weight: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"] | None:
+    """The weights scaled to mean 1, or None where they are all alike and leave the loss as it is."""
+    if len(np.unique(weight)) < 2:
+        return None
+    return (weight / weight.mean()).astype(np.float32)
 
 
 def fit_heads(
@@ -145,6 +159,8 @@ def fit_heads(
         split: (torch.from_numpy(of.image), torch.from_numpy(of.text)) for split, of in features.items()
     }
     images, texts = tensors["train"]
+    weight = features["train"].weight
+    weights = None if weight is None else torch.from_numpy(weight)
     order = np.random.default_rng(config.seed)
     best, best_loss, best_step = dict[str, torch.Tensor](), float("inf"), 0
     # Forked: initial weights and dropout draw from the seed, and the process's own generator stays as it was.
@@ -167,7 +183,10 @@ def fit_heads(
             batch = torch.from_numpy(order.permutation(len(images))[: config.batch])
             heads.train()
             loss = clip_loss(
-                heads.encode_image(images[batch]), heads.encode_text(texts[batch]), heads.logit_scale
+                heads.encode_image(images[batch]),
+                heads.encode_text(texts[batch]),
+                heads.logit_scale,
+                None if weights is None else weights[batch],
             )
             optimizer.zero_grad()
             loss.backward()

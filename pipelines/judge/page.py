@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from pipelines.judge.bias import groups_of
 
 WIDTH, HEIGHT = 300, 80
 
 
-def render(report: dict[str, Any]) -> str:
-    """The page; every caption in it is escaped, since captions come from strangers."""
+def render(report: dict[str, Any], pictures: Mapping[str, str]) -> str:
+    """The page; every caption in it is escaped, since captions come from strangers.
+
+    `pictures`: data URIs by key.  They are blurred until clicked on, by style alone: a page in MLflow's
+    viewer runs no script.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -21,7 +28,9 @@ def render(report: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template("report.html")
-    return template.render(report=report, histogram=histogram)
+    return template.render(
+        report=report, pictures=pictures, histogram=histogram, terms=groups_of(report["terms"])
+    )
 
 
 def histogram(score: dict[str, Any]) -> Any:

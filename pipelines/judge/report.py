@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,10 +13,14 @@ import pyarrow.parquet as pq
 
 from filters.intervals import wilson
 from filters.policy import Policy
+from filters.terms import Terms
 from infra.digests import digest_of
 from infra.store import Artifact
 from pipelines.forget.rows import FORGOTTEN
-from pipelines.judge.verdict import ACQUIRE, ANNOTATE, DUPLICATE, Judged, account
+from pipelines.judge.bias import term_table
+from pipelines.judge.examples import examples as examples_of
+from pipelines.judge.together import by_category, clusters, overlap
+from pipelines.judge.verdict import ACQUIRE, ANNOTATE, DUPLICATE, Judged, account, reached_policy
 
 BINS = 30
 LISTED = 200
@@ -24,10 +29,22 @@ TRUTH_FILE = "truth.parquet"
 
 
 def make_report(
-    judged: Judged, policy: Policy, truth: Artifact | None, notes: Sequence[str]
+    judged: Judged,
+    policy: Policy,
+    terms: Terms,
+    *,
+    truth: Artifact | None = None,
+    notes: Sequence[str] = (),
+    examples: int = 0,
+    reweighting: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The report; JSON-able and deterministic.  `truth` adds recall on planted captions and benign losses."""
+    """The report; JSON-able and deterministic.
+
+    `truth` adds recall on planted captions and benign losses.  `examples` samples stand for each reason.
+    `reweighting` is what `reweight` says of the weights it put into the verdict.
+    """
     verdict = judged.verdict
+    matches = policy.matches(judged.scores.drop_columns(["url", "caption"]))
     report: dict[str, Any] = {
         # With the digest, verdicts of different policies differ in content even where no row does.
         "policy": {
@@ -40,9 +57,15 @@ def make_report(
         "funnel": _funnel(verdict),
         "ended": _ended(verdict),
         "rules": [hits._asdict() for hits in judged.hits],
+        "categories": by_category(judged.hits, matches),
+        "overlap": overlap(matches),
         "rules_that_met_nothing": [hits.rule for hits in judged.hits if hits.matched == 0],
         "splits": dict(sorted(Counter(s for s in verdict["split"].to_pylist() if s).items())),
         "scores": _histograms(judged.scores, policy),
+        "duplicates": clusters(judged),
+        "reweighting": reweighting,
+        "terms": _terms(judged, terms),
+        "examples": examples_of(judged, examples),
     }
     if truth is not None:
         report["planted"], report["benign"] = _against_truth(judged, truth)
@@ -57,6 +80,15 @@ def summary_of(report: dict[str, Any]) -> dict[str, Any]:
     summary["kept_share"] = round(funnel["kept"] / max(funnel["input"], 1), 6)
     summary["rules_that_met_nothing"] = len(report["rules_that_met_nothing"])
     summary |= {f"split_{split}": rows for split, rows in report["splits"].items()}
+    summary["terms_shifted"] = sum(row["shifted"] for row in report["terms"])
+    summary |= {
+        f"term_ratio/{_metric(row['group'])}/{_metric(row['term'])}": row["ratio"]
+        for row in report["terms"]
+        if row["ratio"] is not None
+    }
+    for name in ("classifier_auc", "effective_samples", "clipped"):
+        if report["reweighting"]:
+            summary[f"reweighting_{name}"] = report["reweighting"][name]
     for half, of_half in report.get("planted", {}).items():
         summary[f"planted_{half}"] = of_half["all"]["planted"]
         summary[f"planted_{half}_dropped"] = of_half["all"]["dropped"]
@@ -65,6 +97,11 @@ def summary_of(report: dict[str, Any]) -> dict[str, Any]:
         summary["benign_dropped"] = report["benign"]["dropped"]
         summary["benign_dropped_share"] = report["benign"]["share"]
     return summary
+
+
+def _metric(name: str) -> str:
+    """A part of a metric's name: MLflow takes letters, digits, spaces and few signs."""
+    return re.sub(r"[^\w \-]", "_", name)
 
 
 def _funnel(verdict: pa.Table) -> list[dict[str, Any]]:
@@ -91,6 +128,15 @@ def _ended(verdict: pa.Table) -> list[dict[str, Any]]:
     counts = Counter(zip(verdict["keep"].to_pylist(), verdict["reason"].to_pylist(), strict=True))
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0][1]))
     return [{"reason": reason, "kept": keep, "rows": rows} for (keep, reason), rows in ordered]
+
+
+def _terms(judged: Judged, terms: Terms) -> list[dict[str, Any]]:
+    """Shares of terms; those that training sees too, where it does not see every sample alike."""
+    kept = np.array(judged.verdict["keep"])
+    weight = np.array(judged.verdict["weight"], dtype=np.float64)
+    uneven = len(np.unique(weight[kept])) > 1
+    seen = reached_policy(judged.verdict)
+    return term_table(judged.scores["caption"], seen, kept, weight if uneven else None, terms)
 
 
 def _histograms(scores: pa.Table, policy: Policy) -> list[dict[str, Any]]:

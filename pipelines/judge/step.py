@@ -9,9 +9,11 @@ from typing import Any
 from pydantic import Field
 
 from filters.policy import Policy, PolicyError
+from filters.terms import Terms, TermsError
 from infra.forget import ForgetList
 from infra.shards import write_parquet
 from infra.store import Artifact
+from pipelines.judge.reweight import Reweight
 from pipelines.step import Context, Resources, Step, StepConfig, file_beside_recipe, input_of, package_file
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
@@ -30,6 +32,9 @@ class JudgeConfig(StepConfig):
 
     `policy`: a file beside the recipe, in the current folder, or in the packages.  `truth`: a site's record
     of what is wrong with each URL; only the report reads it.  `notes` are printed in the report as they are.
+    `terms`: a file of words whose shares the report compares before and after.  `examples`: so many samples
+    of each reason are shown in the page, blurred.  `reweight`: weights that undo what filtering shifted; null
+    leaves the policy's own.
     """
 
     corpus: str = input_of("corpus")
@@ -40,6 +45,9 @@ class JudgeConfig(StepConfig):
     split: Fractions = Fractions()
     seed: int = 0
     keep_duplicates: bool = False
+    terms: str = file_beside_recipe("filters/terms.yaml")
+    examples: int = Field(default=4, ge=0, le=50)
+    reweight: Reweight | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -58,15 +66,19 @@ class Judge(Step[JudgeConfig, Resources]):
     Config = JudgeConfig
 
     def identity(self, config: JudgeConfig) -> dict[str, Any]:
-        """The policy's content: the same file name may hold other rules tomorrow."""
-        return {"policy": Policy.from_file(package_file(config.policy)).to_dict()}
+        """The content of policy and terms: the same file name may hold others tomorrow."""
+        return {
+            "policy": Policy.from_file(package_file(config.policy)).to_dict(),
+            "terms": Terms.from_file(package_file(config.terms)).to_dict(),
+        }
 
     def check(self, config: JudgeConfig) -> list[str]:
         problems = []
-        try:
-            Policy.from_file(package_file(config.policy))
-        except (FileNotFoundError, PolicyError) as error:
-            problems.append(str(error))
+        for path, read in ((config.policy, Policy.from_file), (config.terms, Terms.from_file)):
+            try:
+                read(package_file(path))
+            except (FileNotFoundError, PolicyError, TermsError) as error:
+                problems.append(str(error))
         total = config.split.train + config.split.validation + config.split.test
         if abs(total - 1) > 1e-9:
             problems.append(f"split: expected shares that sum to 1, got {total:g}")
@@ -87,9 +99,12 @@ class Judge(Step[JudgeConfig, Resources]):
         return []
 
     def run(self, context: Context[JudgeConfig, Resources]) -> dict[str, Any]:
+        from pipelines.judge.examples import example_keys
         from pipelines.judge.page import render
         from pipelines.judge.report import make_report, summary_of
+        from pipelines.judge.reweight import reweight
         from pipelines.judge.verdict import account, judge_rows
+        from pipelines.thumbnails import thumbnails
 
         config, inputs, draft = context.config, context.inputs, context.draft
         policy = Policy.from_file(package_file(config.policy))
@@ -103,6 +118,9 @@ class Judge(Step[JudgeConfig, Resources]):
             seed=config.seed,
             forgotten=ForgetList.open(inputs["corpus"].path.parents[1]),
         )
+        reweighting = None
+        if config.reweight:
+            judged, reweighting = reweight(judged, inputs["annotation"], config.reweight)
         context.progress.start(len(judged.verdict))
         ends = [*list(judged.starts.values())[1:], len(judged.verdict)]
         for (shard, start), end in zip(judged.starts.items(), ends, strict=True):
@@ -111,9 +129,18 @@ class Judge(Step[JudgeConfig, Resources]):
             write_parquet(temporary, part)
             draft.commit_shard(shard, {f"{shard}.parquet": temporary}, account(part))
             context.progress.advance(len(part))
-        report = make_report(judged, policy, inputs.get("truth"), config.notes)
+        report = make_report(
+            judged,
+            policy,
+            Terms.from_file(package_file(config.terms)),
+            truth=inputs.get("truth"),
+            notes=config.notes,
+            examples=config.examples,
+            reweighting=reweighting,
+        )
         draft.write_bytes(REPORT_JSON, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
-        draft.write_bytes(REPORT_HTML, render(report).encode())
+        pictures = thumbnails(inputs["corpus"], example_keys(report))
+        draft.write_bytes(REPORT_HTML, render(report, pictures).encode())
         if missed := report.get("planted", {}).get("sealed", {}).get("all", {}).get("missed"):
             context.progress.say(f"planted captions missed, sealed half: {'; '.join(missed)}")
         for name in (REPORT_JSON, REPORT_HTML):

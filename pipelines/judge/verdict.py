@@ -41,6 +41,8 @@ class Judged:
     """`key, url, caption, status` and a column per score, null where a row has none."""
     verdict: pa.Table
     """`key, keep, reason, rule, category, score, weight, duplicate_of, split`."""
+    groups: pa.Table
+    """`cluster, rank, method` of each row, null where it was not fetched."""
     hits: list[RuleHits]
     starts: dict[str, int]
 
@@ -74,7 +76,19 @@ def judge_rows(
     verdict = _name_failures(verdict, table)
     verdict = _without_duplicates(verdict, table, keep_duplicates)
     verdict = _with_split(verdict, table, fractions, seed)
-    return Judged(scores=scores, verdict=verdict, hits=policy.rule_hits(numeric), starts=starts)
+    return Judged(
+        scores=scores,
+        verdict=verdict,
+        groups=table.select(["cluster", "rank", "method"]),
+        hits=policy.rule_hits(numeric),
+        starts=starts,
+    )
+
+
+def reached_policy(verdict: pa.Table) -> Bool[np.ndarray, " n"]:
+    """Rows that the policy saw: neither failed nor forgotten."""
+    apart = (ACQUIRE, ANNOTATE, FORGOTTEN)
+    return np.array([category not in apart for category in verdict["category"].to_pylist()], bool)
 
 
 def score_columns(annotation: Artifact, shard: str) -> list[str]:

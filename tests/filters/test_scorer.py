@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from filters.scorer import (
     checked_scores,
 )
 from filters.weights import WEIGHTS_FOLDER, WeightsError
+from tests.filters.fitted import write_classifier
 
 SAMPLES = Samples(keys=["00", "01", "02"], captions=["a", "", "c"])
 
@@ -74,10 +76,14 @@ def test_samples_of_unequal_length_are_refused() -> None:
         Samples(keys=["00"], images=[np.zeros((4, 4), dtype=np.uint8)])
 
 
-def ready_scorer(name: str) -> Scorer:
-    """The scorer by name, with prompts where it reads any; skips what is not part of every installation."""
+def ready_scorer(name: str, folder: Path) -> Scorer:
+    """The scorer by name, ready: with prompts where it reads any, with a file where its user fits it.
+
+    Skips what is not part of every installation.
+    """
+    options = {"path": str(write_classifier(folder / "c.npz"))} if name == "embedding_classifier" else {}
     try:
-        scorer = load_scorer(name)
+        scorer = load_scorer(name, **options)
     except WeightsError as error:
         if WEIGHTS_FOLDER not in str(error) and name != "nudenet_image":
             raise
@@ -88,9 +94,9 @@ def ready_scorer(name: str) -> Scorer:
 
 
 @pytest.mark.parametrize("name", sorted(SCORERS))
-def test_every_registered_scorer_keeps_the_contract(name: str) -> None:
+def test_every_registered_scorer_keeps_the_contract(name: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    scorer = ready_scorer(name)
+    scorer = ready_scorer(name, tmp_path)
     width = scorer.encoder.width if isinstance(scorer, FittedOn) else 8
     reads = scorer.reads if isinstance(scorer, CombinesScores) else ()
     assert isinstance(scorer, Scorer)
@@ -117,10 +123,10 @@ def test_every_registered_scorer_keeps_the_contract(name: str) -> None:
     assert all(len(values) == 0 for values in checked_scores(scorer, nothing).values())
 
 
-def test_scores_of_different_scorers_never_share_a_name() -> None:
+def test_scores_of_different_scorers_never_share_a_name(tmp_path: Path) -> None:
     # Those that need files of one's own, or the extra, call their one score as they are called.
     here = [name for name in SCORERS if not name.startswith(("clip_", "nudenet_"))]
-    names = [spec.name for name in here for spec in load_scorer(name).specs]
+    names = [spec.name for name in here for spec in ready_scorer(name, tmp_path).specs]
     assert len(names) == len(set(names))
 
 

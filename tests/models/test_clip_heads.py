@@ -54,3 +54,13 @@ def test_heads_learn_pairs_and_the_temperature_stays_bounded() -> None:
 def test_features_of_another_tower_are_refused() -> None:
     with pytest.raises(ValueError, match="text features of width 12, got 24"):
         CLIP_HEADS.build().encode_text(torch.randn(2, 24))
+
+
+def test_weights_count_pairs_as_often_as_they_say() -> None:
+    image, text = torch.randn(6, 4), torch.randn(6, 4)
+    scale, ones = torch.tensor(3.0), torch.ones(6)
+    torch.testing.assert_close(clip_loss(image, text, scale, ones), clip_loss(image, text, scale))
+    heavy = clip_loss(image, text, scale, 6 * torch.eye(6)[2])
+    logits = scale * image @ text.T
+    alone = -(logits.log_softmax(dim=1)[2, 2] + logits.log_softmax(dim=0)[2, 2]) / 2
+    torch.testing.assert_close(heavy, alone)

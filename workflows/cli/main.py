@@ -12,11 +12,14 @@ from infra.store import StoreError
 from workflows.cli.adopt import adopt
 from workflows.cli.append import append
 from workflows.cli.approve import approve
+from workflows.cli.calibrate import calibrate
 from workflows.cli.doctor import doctor
 from workflows.cli.filter import filter_shards
+from workflows.cli.fit import fit
 from workflows.cli.forget import forget
 from workflows.cli.generate import generate
 from workflows.cli.judge import judge
+from workflows.cli.label import label
 from workflows.cli.manipulate import interpolate, textdiff, vary
 from workflows.cli.plan import plan
 from workflows.cli.policy import policy
@@ -47,11 +50,10 @@ def cli() -> None:
     """
 
 
-STEPS = (plan, run, retry, append, adopt, forget, status)
+CORPUS = (plan, run, retry, append, adopt, forget, filter_shards)
+JUDGING = (judge, policy, approve, label, calibrate, fit)
 DRAWING = (generate, vary, interpolate, textdiff)
-for command in (*STEPS, *DRAWING, ui, doctor, schema):
-    cli.add_command(command)
-for command in (filter_shards, judge, policy, approve):
+for command in (*CORPUS, *JUDGING, *DRAWING, status, ui, doctor, schema):
     cli.add_command(command)
 
 

@@ -60,3 +60,21 @@ step_option = click.option("--step", metavar="STEP", help="The acquire step, whe
 verdict_option = click.option(
     "--verdict", metavar="ADDRESS", help="The start of a verdict's address, instead of the root's newest."
 )
+
+
+def label_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that reads labels: `category`, `policy`, `annotation`."""
+    for option in (
+        click.option(
+            "--annotation", metavar="ADDRESS", help="The scores to take, instead of the root's newest."
+        ),
+        click.option(
+            "--policy",
+            default="filters/policies/demo.yaml",
+            show_default=True,
+            help="Its rules' categories are those that labels may name.",
+        ),
+        click.option("--category", help="Of several in the labels, the one meant."),
+    ):
+        command = option(command)
+    return command

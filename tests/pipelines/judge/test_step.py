@@ -129,12 +129,62 @@ def test_report_accounts_for_every_row(tiny_root: Path, inputs: dict[str, Artifa
     violent = report["planted"]["open"]["violent"]
     assert (violent["dropped"], violent["planted"], violent["missed"]) == (1, 1, [])
     assert report["benign"]["captions"] == 21
+    assert report["duplicates"]["dropped_by_method"]["exact"] == 1
     page = (verdict.path / "report.html").read_text()
     assert "No explicit image is in this corpus: &lt;its&gt; recall is unknown." in page
     assert "Met nothing: " in page and "<svg" in page
-    assert not re.search(r'(src|href)="', page)  # self-contained
+    assert not re.search(
+        r'(src|href)="(?!data:)|<script|url\(', page
+    )  # self-contained, runs in MLflow's viewer
     for histogram in report["scores"]:
         assert sum(histogram["counts"]) == histogram["rows"] == 22
+
+
+def test_report_shows_what_goes_together(
+    tiny_root: Path, inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    """Rules that overlap, the part of each category, clusters, terms, and pictures behind a blur."""
+    scores = {}
+    for shard in shard_names(inputs["annotation"]):
+        for row in read_metadata(inputs["annotation"], shard).to_pylist():
+            scores[row["key"]] = (row["caption_length"] or 0, row["caption_words"] or 0)
+    middle = float(np.median([length for length, _ in scores.values()]))
+    rules = [
+        {"name": "long", "category": "caption", "action": "drop"},
+        {"name": "wordy", "category": "style", "action": "review"},
+        {"name": "never", "category": "style", "action": "drop"},
+    ]
+    bounds = [("caption_length", middle), ("caption_words", 1), ("caption_words", 99)]
+    for rule, (score, above) in zip(rules, bounds, strict=True):
+        rule["when"] = {"score": score, "above": above}  # type: ignore[assignment]
+    path = tmp_path / "two.yaml"
+    path.write_text(
+        yaml.safe_dump({"schema_version": 1, "name": "two", "version": 1, "owner": "t", "rules": rules})
+    )
+    verdict = judge(tiny_root, inputs, policy=str(path), examples=2)
+    report = json.loads((verdict.path / "report.json").read_bytes())
+    rows = rows_of(verdict)
+    long = {key for key, (length, _) in scores.items() if length > middle}
+    wordy = {key for key, (_, words) in scores.items() if words > 1}
+    assert long & wordy and wordy - long
+    (pair,) = report["overlap"]
+    assert pair == {"rules": ["long", "wordy"], "both": len(long & wordy), "either": len(long | wordy)}
+    of = {row["category"]: row for row in report["categories"]}
+    assert of["caption"]["dropped"] == len(long) and of["style"]["review"] == len(wordy - long)
+    assert (of["style"]["met"], of["style"]["met_by_no_other"]) == (len(wordy), len(wordy - long))
+    duplicates = report["duplicates"]
+    assert sum(row["size"] * row["clusters"] for row in duplicates["sizes"]) == duplicates["samples"] >= 2
+    dropped = sum(row["category"] == "duplicate" and not row["keep"] for row in rows.values())
+    assert duplicates["dropped"] == sum(duplicates["dropped_by_method"].values()) == dropped
+    for reason, samples in report["examples"].items():
+        assert 1 <= len(samples) <= 2
+        assert all(rows[sample["key"]]["reason"] == reason for sample in samples)
+    assert {row["group"] for row in report["terms"]} <= {"people", "occupations", "places", "religions"}
+    page = (verdict.path / "report.html").read_text()
+    shown = {sample["key"] for samples in report["examples"].values() for sample in samples}
+    assert all(f'alt="sample {key}"' in page for key in shown)
+    assert "filter: blur(" in page and 'src="data:image/jpeg;base64,' in page
+    assert "data:image" not in (verdict.path / "report.json").read_text()
 
 
 def test_policy_decides_the_address(tmp_path: Path) -> None:
@@ -142,6 +192,9 @@ def test_policy_decides_the_address(tmp_path: Path) -> None:
     before = Judge().identity(config)
     explicit_policy(tmp_path, 0.6)
     assert Judge().identity(config) != before
+    (tmp_path / "terms.yaml").write_text("{schema_version: 1, groups: {people: {woman: [woman]}}}")
+    other = config.model_copy(update={"terms": str(tmp_path / "terms.yaml")})
+    assert Judge().identity(other) != Judge().identity(config)
 
 
 def test_problems_are_told_before_and_at_the_run(
@@ -149,6 +202,8 @@ def test_problems_are_told_before_and_at_the_run(
 ) -> None:
     config = {"corpus": "c", "annotation": "a", "clusters": "d"}
     (missing,) = Judge().check(JudgeConfig(**config, policy="no.yaml"))
+    assert "'no.yaml' not found" in missing
+    (missing,) = Judge().check(JudgeConfig(**config, terms="no.yaml"))
     assert "'no.yaml' not found" in missing
     (uneven,) = Judge().check(JudgeConfig(**config, split={"train": 0.5, "validation": 0.1, "test": 0.1}))
     assert "sum to 1, got 0.7" in uneven
