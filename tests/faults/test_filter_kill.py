@@ -103,7 +103,7 @@ def test_stopped_while_files_are_laid_they_are_all_there_after(
             stopped += 1
             laid = {path.name for path in out.rglob("*.tar") if not path.name.startswith(".")}
             assert not laid or (out / MARKER).is_file()  # what lies there is known to be ours
-    assert stopped > 10
+    assert stopped >= 10
     left = 100
     assert publish(artifact, out) is False
     assert files_of(out) == files_of(undisturbed)

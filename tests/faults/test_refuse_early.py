@@ -39,7 +39,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
 
 def test_recipe_missing(refused: Refused) -> None:
-    assert "r.yaml: no such file; packaged recipes: demo, " in refused(None)
+    assert "r.yaml: no such file; packaged recipes: curate, demo, " in refused(None)
 
 
 def test_yaml_broken(refused: Refused) -> None:

@@ -8,21 +8,21 @@ import time
 from tests.faults.conftest import Toys, artifact_bytes
 
 KILLS = 6
-PAUSE = "steps.numbers.pause_s=0.03", "steps.twice.pause_s=0.03", "steps.four_times.pause_s=0.03"
+PAUSE = "steps.numbers.pause_s=0.1", "steps.twice.pause_s=0.1", "steps.four_times.pause_s=0.1"
 SLOW = [word for pause in PAUSE for word in ("--set", pause)]
 
 
 def test_kill_minus_nine_at_random_moments(toys: Toys) -> None:
     undisturbed = toys.folder / "undisturbed"
-    started = time.monotonic()
     assert toys.run(*SLOW, root=undisturbed).returncode == 0
-    whole = time.monotonic() - started
     toys.log.unlink()
     chance = random.Random(7)
     killed = 0
-    for _ in range(KILLS):
+    for begun in sorted(chance.sample(range(1, 12), KILLS)):
         process = toys.start(*SLOW)
-        time.sleep(chance.uniform(0.4, 0.95) * whole)
+        while process.poll() is None and len(toys.commits()) < begun:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.1))
         killed += process.poll() is None
         process.kill()
         process.communicate()
