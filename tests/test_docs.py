@@ -104,7 +104,7 @@ def test_every_page_is_reachable_from_the_readme() -> None:
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "workflows/recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_recipes_plan(recipe: Path, tmp_path: Path) -> None:
-    """Each shipped recipe passes `unclip plan` (schema, wiring, packages), beside a list and a shard."""
+    """Each shipped recipe passes `unclip plan`; a URL list and a shard lie in its folder."""
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "00000.tar").touch()
     pq.write_table(

@@ -11,6 +11,7 @@ from filters.policy import Policy
 from infra.forget import ForgetList
 from infra.store import Artifact, Store, StoreError
 from pipelines.aligned import read_metadata, read_table, require_same_keys, shard_names
+from pipelines.judge.reweight import Reweight, reweight
 from pipelines.judge.verdict import Judged, judge_rows, score_columns
 
 JUDGE = "judge"
@@ -49,7 +50,7 @@ class StoredVerdict:
         Raises PolicyError where the policy names a score that the annotation does not hold.
         """
         config = self.verdict.config
-        return judge_rows(
+        judged = judge_rows(
             self.corpus,
             self.annotation,
             self.clusters,
@@ -59,6 +60,9 @@ class StoredVerdict:
             seed=config["seed"],
             forgotten=ForgetList.open(self.verdict.path.parents[1]),
         )
+        if config.get("reweight"):
+            judged, _ = reweight(judged, self.annotation, Reweight.model_validate(config["reweight"]))
+        return judged
 
     def table(self) -> pa.Table:
         """The verdict on disk, all shards: `key, keep, reason, rule, category, weight`."""
