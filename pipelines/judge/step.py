@@ -139,7 +139,7 @@ class Judge(Step[JudgeConfig, Resources]):
             reweighting=reweighting,
         )
         draft.write_bytes(REPORT_JSON, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
-        pictures = thumbnails(inputs["corpus"], example_keys(report))
+        pictures = thumbnails(inputs["corpus"], example_keys(report)) if config.examples else {}
         draft.write_bytes(REPORT_HTML, render(report, pictures).encode())
         if missed := report.get("planted", {}).get("sealed", {}).get("all", {}).get("missed"):
             context.progress.say(f"planted captions missed, sealed half: {'; '.join(missed)}")

@@ -104,7 +104,7 @@ def judge_step(root: Path, policy: Path) -> None:
         kind: next(a for a in Store(root).artifacts() if a.kind == kind)
         for kind in ("corpus", "annotation", "clusters")
     }
-    config = JudgeConfig(corpus="c", annotation="a", clusters="d", policy=str(policy))
+    config = JudgeConfig(corpus="c", annotation="a", clusters="d", policy=str(policy), examples=0)
     run_step(root, Judge(), config, inputs)
 
 

@@ -112,5 +112,6 @@ def test_where_there_is_nothing_there_are_no_duplicates() -> None:
     columns |= {"width": pa.int32(), "height": pa.int32(), "phash": pa.uint64(), "dhash": pa.uint64()}
     samples = pa.table({name: pa.array([], kind) for name, kind in columns.items()})
     config = DeduplicateConfig(annotation="a")
-    pairs = find_pairs(samples, np.zeros((0, 4), np.float32), config)
+    vectors = Vectors.of([np.zeros((0, 4), np.float32)])
+    pairs = find_pairs(samples, vectors, config, lambda *_: pytest.fail("there is nothing to compare"))
     assert pairs == {} and len(clusters_table(samples, pairs, config)) == 0

@@ -45,7 +45,9 @@ def policy_file(folder: Path, explicit: float, toxic: float, version: int = 1) -
 def judged_root(root: Path, policy: Path) -> Artifact:
     """A root with 300 rows of random scores and the verdict of `policy`."""
     inputs = write_store(root, ROWS, SCORES)
-    config = JudgeConfig(corpus="c", annotation="a", clusters="d", policy=str(policy), keep_duplicates=True)
+    config = JudgeConfig(
+        corpus="c", annotation="a", clusters="d", policy=str(policy), keep_duplicates=True, examples=0
+    )
     return run_step(root, Judge(), config, inputs)
 
 
