@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from workflows.cli.main import run_cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -103,22 +103,13 @@ def test_every_page_is_reachable_from_the_readme() -> None:
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "workflows/recipes").glob("*.yaml")), ids=lambda p: p.stem)
-def test_recipes_plan(recipe: Path, tmp_path: Path) -> None:
+def test_recipes_plan(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each shipped recipe passes `unclip plan`; a URL list and a shard lie in its folder."""
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "00000.tar").touch()
     pq.write_table(
         pa.table({"url": ["https://example.org/a.png"], "caption": ["a"]}), tmp_path / "urls.parquet"
     )
-    command = [
-        sys.executable,
-        "-m",
-        "workflows.cli.main",
-        "plan",
-        str(recipe),
-        "--root",
-        str(tmp_path / "root"),
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    monkeypatch.chdir(tmp_path)
+    assert run_cli(["plan", str(recipe), "--root", str(tmp_path / "root")]) == 0
     assert not (tmp_path / "root").exists(), "plan writes nothing"

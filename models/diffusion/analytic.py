@@ -11,7 +11,7 @@ Two parts: the network's mean squared noise estimate at every step is measured o
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from models.diffusion.noise import SampleNoise
@@ -21,11 +21,11 @@ from models.diffusion.samplers import Denoiser
 
 @torch.no_grad()
 def noise_power(
-    diffusion: Diffusion, batches: Iterable[tuple[Float[Tensor, " batch *shape"], Denoiser]], *, seed: int
+    diffusion: Diffusion, batches: Iterable[tuple[Tensor, Denoiser]], *, seed: int
 ) -> Float64[Tensor, " steps"]:
     """E ||epsilon(x_t, t)||^2 / d at every step of `diffusion`, over all samples of `batches`.
 
-    A batch is x_0 with a denoiser whose conditions belong to it; the network is called once a step and batch.
+    A batch is x_0, [n, *shape], with a denoiser whose conditions belong to it; the network is called once a step and batch.
     Raises `ValueError` where there is no sample.
     """
     total = torch.zeros(diffusion.num_steps, dtype=torch.float64)

@@ -62,6 +62,7 @@ def kill_when(command: list[str], reached: Callable[[], bool]) -> None:
     time.sleep(2.0)  # Ray's workers notice that their driver is dead
 
 
+@pytest.mark.soak  # what a kill does to annotate itself: test_annotate_kill.py
 def test_killed_while_it_annotates_it_goes_on_to_the_same_files(
     shards: Path, policy: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
