@@ -25,7 +25,8 @@ def noise_power(
 ) -> Float64[Tensor, " steps"]:
     """E ||epsilon(x_t, t)||^2 / d at every step of `diffusion`, over all samples of `batches`.
 
-    A batch is x_0, [n, *shape], with a denoiser whose conditions belong to it; the network is called once a step and batch.
+    A batch is x_0, [n, *shape], with a denoiser whose conditions belong to it; the network is called once a
+    step and batch.
     Raises `ValueError` where there is no sample.
     """
     total = torch.zeros(diffusion.num_steps, dtype=torch.float64)
