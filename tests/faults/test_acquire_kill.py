@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import signal
@@ -64,7 +65,12 @@ def start(root: Path, reference: Reference) -> subprocess.Popen[bytes]:
 
 def workers_of(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """The driver's workers with a shard in hand."""
-    return [p for p in psutil.Process(driver.pid).children(recursive=True) if "ray::acquire" in p.name()]
+    found = []
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while we looked
+            if "ray::acquire" in process.name():
+                found.append(process)
+    return found
 
 
 def wait_for_shards(root: Path, driver: subprocess.Popen[bytes], count: int) -> None:
