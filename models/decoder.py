@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from models.config import DecoderConfig, TextFeaturesConfig
+from models.config import DecoderConfig
+from models.config_text import TextFeaturesConfig
 from models.text_features import Conditioning, TextFeatures
 from models.text_transformer import TextTransformer
 from models.unet import UNet

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from models.config import TextFeaturesConfig
+from models.config_text import TextFeaturesConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from models.config import DecoderConfig, TextFeaturesConfig
+from models.config import DecoderConfig
+from models.config_text import TextFeaturesConfig
 from models.diffusion.guidance import Guided
 from models.text_features import TextFeatures
 from tests.models.tiny import CONTEXT, DECODER, DIM, prompts, randomised, unit
