@@ -50,16 +50,22 @@ class DiffusionConfig(Config):
     steps: int = 1000
     prediction: Literal["epsilon", "x0", "v"] = "epsilon"
     variance: Literal["learned_range", "fixed_small", "fixed_large"] = "learned_range"
+    clip_range: float = 1.0
+    """Samplers that clamp x0 clamp it to plus and minus this.  Pixels: 1; Karlo's prior: 5."""
 
     def __post_init__(self) -> None:
         check_positive(self, "steps")
+        if self.clip_range <= 0:
+            raise ValueError(f"DiffusionConfig.clip_range: expected a positive number, got {self.clip_range}")
 
     def build(self) -> "models.diffusion.process.Diffusion":
         from models.diffusion.process import Diffusion
         from models.diffusion.schedule import cosine_betas, linear_betas
 
         betas = cosine_betas(self.steps) if self.schedule == "cosine" else linear_betas(self.steps)
-        return Diffusion(betas, prediction=self.prediction, variance=self.variance)
+        return Diffusion(
+            betas, prediction=self.prediction, variance=self.variance, clip_range=self.clip_range
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +158,12 @@ class PriorConfig(Config):
     """Token ids come in and are embedded here.  Exactly one of this and `text_features_dim` is given."""
     text_features_dim: int | None = None
     """Features of an outer text encoder come in instead, of this width."""
+    null_text: Literal["learned", "given"] = "learned"
+    """What stands for a dropped text; given: the encoding of the empty prompt (Karlo), for features alone."""
+    normalisation: Literal["unit_norm", "standardised"] = "unit_norm"
+    """How embeddings are brought to where the diffusion lives.  unit_norm: as in the paper, of norm 1 and
+    scaled.  standardised: as the encoder gives them, each dimension by a mean and a deviation that are kept
+    with the weights (Karlo)."""
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -165,6 +177,8 @@ class PriorConfig(Config):
                 f"(features come in), got {self.vocab_size} and {self.text_features_dim}"
             )
         check_positive(self, "vocab_size" if self.text_features_dim is None else "text_features_dim")
+        if self.null_text == "given" and self.text_features_dim is None:
+            raise ValueError("PriorConfig.null_text: 'given' is for features; with token ids it is learned")
 
     def build(self) -> "models.prior.DiffusionPrior":
         from models.prior import DiffusionPrior
@@ -278,8 +292,13 @@ class UpsamplerConfig(Config):
     num_res_blocks: int
     dropout: float = 0.0
     learned_variance: bool = True
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How the low resolution input is resized; ADM: bilinear."""
+    use_scale_shift_norm: bool = True
+    """ADM: true; Karlo: false."""
+    last_step_unet: bool = False
+    """A second U-Net of the same shape makes the last step, t = 0 (Karlo).  Not for training."""
+    interpolation: Literal["bilinear", "bicubic", "bicubic_antialias"] = "bilinear"
+    """How the low resolution input is resized; ADM: bilinear.  Karlo: torch's antialiased bicubic, another
+    kernel even where nothing is made smaller (a = -0.5, not -0.75)."""
     residual: bool = False
     """Add the resized input to the output, so that an untrained network already returns it.  Only for
     networks that predict x0; not in the paper, whose networks train for a million steps instead."""
@@ -309,6 +328,7 @@ class UpsamplerConfig(Config):
             in_channels=6,
             out_channels=6 if self.learned_variance else 3,
             middle_attention=False,
+            use_scale_shift_norm=self.use_scale_shift_norm,
             dropout=self.dropout,
             norm_groups=self.norm_groups,
             patch_size=self.patch_size,
