@@ -5,6 +5,7 @@ A stage's artifact holds `config.json` (`network`, `diffusion`) and `ema.safeten
     cascade.json            networks, processes, sampling, encoder identity, sha256 of every other file here
     prior.safetensors       decoder.safetensors  upsampler_256.safetensors  ...
     heads/                  the encoder's heads, where it has any, as `train_clip` writes them
+    text_encoder/ tokenizer/        of encoder `clip_text`, as transformers saves them
 
 Nothing is pickled.  `cascade.json` names the digest of each file, so its own digest identifies the model.
 """
@@ -29,6 +30,7 @@ from models.config import (
     from_tagged,
 )
 from models.sampling import CascadeSampling
+from pipelines.interop.files import copy_text_encoder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -123,8 +125,12 @@ def write_cascade(
     encoder: str,
     encoder_identity: Mapping[str, Any],
     heads: Path | None,
+    text_encoder: Path | None = None,
 ) -> str:
-    """Write the cascade's folder (weights first, `cascade.json` last) and return the model's digest."""
+    """Write the cascade's folder (weights first, `cascade.json` last) and return the model's digest.
+
+    text_encoder: a folder whose `text_encoder/` and `tokenizer/` go into the model's.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,6 +144,8 @@ def write_cascade(
         for source in HEADS_FILES:
             files.append(f"{HEADS_FOLDER}/{source}")
             shutil.copyfile(heads / source, folder / files[-1])
+    if text_encoder is not None:
+        files += copy_text_encoder(text_encoder, folder)
     description = {
         "schema_version": SCHEMA_VERSION,
         "cascade": model.config.to_dict(),

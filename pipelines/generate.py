@@ -21,6 +21,8 @@ from infra.progress import Progress
 from models.sampling import CascadeSampling
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipelines.cascade_io import LoadedCascade
     from pipelines.encoders.base import Encoder
 
@@ -63,6 +65,7 @@ class Sampler:
         encoder = load_encoder(
             cascade.encoder,
             heads=cascade.heads,
+            folder=model_dir,
             threads=threads,
             precision=cascade.encoder_identity.get("precision", "fp32"),
         )
@@ -84,12 +87,10 @@ class Sampler:
 
     def check(self, prompt: str) -> None:
         """Raises `GenerateError` on an empty prompt, or one longer than the model's context."""
-        from pipelines.train.tokens import tokenize_prompts
-
         if not prompt.strip():
             raise GenerateError("the prompt is empty; describe the picture")
         try:
-            tokenize_prompts([prompt], self.cascade.context, self.cascade.vocab_size)
+            self._text(prompt)
         except ValueError as error:
             raise GenerateError(str(error)) from error
 
@@ -101,16 +102,24 @@ class Sampler:
         import torch
 
         from pipelines.pictures import to_u8
-        from pipelines.train.tokens import tokenize_prompts
 
         self.check(prompt)
-        tokens, mask = tokenize_prompts([prompt], self.cascade.context, self.cascade.vocab_size)
+        tokens, mask = self._text(prompt)
         text = torch.from_numpy(self.encoder.encode_texts([prompt]))
         generated = self.cascade.model.generate(
             tokens, mask, text, seed=seed, samples=count, sampling=self.sampling, first_index=first
         )
         stages = [to_u8(images.numpy()) for images in generated.images_m11]
         return [[stage[i] for stage in stages] for i in range(count)]
+
+    def _text(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """Token ids, or the features of the encoder that the networks see, and their mask."""
+        from pipelines.encoders.clip_text import ClipText
+        from pipelines.train.tokens import tokenize_prompts
+
+        if isinstance(self.encoder, ClipText):
+            return self.encoder.features([prompt])
+        return tokenize_prompts([prompt], self.cascade.context, self.cascade.vocab_size)
 
     def png(self, picture: Picture, prompt: str, seed: int, index: int) -> bytes:
         """PNG bytes that say what made them: prompt, seed, index and model digest as text chunks."""

@@ -78,8 +78,9 @@ def infer_glide(
 
 
 def infer_karlo_decoder(
-    state: State, where: str, *, image_size: int, num_head_channels: int
+    state: State, where: str, *, image_size: int, num_head_channels: int, context: int
 ) -> DecoderConfig:
+    """`context`: positions of the text encoder, which Karlo's decoder does not know."""
     _need(
         state,
         where,
@@ -94,7 +95,7 @@ def infer_karlo_decoder(
         embedding_dim=state["clip_emb.weight"].shape[1],
         **_shared(unet),
         image_tokens=state["clip_tok_proj.weight"].shape[0] // width,
-        text_context=77,
+        text_context=context,
         text_width=width,
         text_features_dim=features,
         text_pooled_dim=state["text_feat_proj.weight"].shape[1],
