@@ -51,7 +51,7 @@ class DiffusionConfig(Config):
     prediction: Literal["epsilon", "x0", "v"] = "epsilon"
     variance: Literal["learned_range", "fixed_small", "fixed_large"] = "learned_range"
     clip_range: float = 1.0
-    """Samplers that clamp x0 clamp it to plus and minus this.  Pixels: 1; Karlo's prior: 5."""
+    """Samplers that clamp x0 clamp it to plus and minus this.  Pixels: 1; Karlo's prior: 10."""
 
     def __post_init__(self) -> None:
         check_positive(self, "steps")

@@ -54,11 +54,11 @@ KARLO_SAMPLING = CascadeSampling(
 )
 """What diffusers' pipeline samples with unless told otherwise."""
 KARLO_DIFFUSIONS = (
-    DiffusionConfig(prediction="x0", variance="fixed_small", clip_range=5.0),
+    DiffusionConfig(prediction="x0", variance="fixed_small", clip_range=10.0),
     DiffusionConfig(),
     DiffusionConfig(variance="fixed_small"),
 )
-"""Of prior, decoder and upsampler."""
+"""Of prior, decoder and upsampler.  diffusers clamps the prior to 5 deviations, Karlo itself to 10."""
 
 
 def import_weights(source: Path, out: Path, settings: Mapping[str, str] | None = None) -> Path:
