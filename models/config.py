@@ -71,7 +71,8 @@ class UNetConfig(Config):
     divide."""
     model_channels: int
     channel_mult: tuple[int, ...]
-    num_res_blocks: int
+    num_res_blocks: int | tuple[int, ...]
+    """Of every level, or of each; one more on the way up."""
     in_channels: int = 3
     out_channels: int = 6
     attention_resolutions: tuple[int, ...] = ()
@@ -89,16 +90,28 @@ class UNetConfig(Config):
     """Side of the pixel blocks folded into channels at the input and unfolded at the output (2301.11093,
     section 2.3).  ADM: 1; 2 quarters the cost of the first level, where a CPU spends most of an upsampler's
     time."""
+    efficient_order: bool = False
+    """Efficient U-Net's order (Imagen, 2205.11487, appendix B): a level halves the side before its blocks and
+    doubles it after them, so that no residual block runs at the full side.  ADM: False."""
+    skip_scale: float = 1.0
+    """What skip connections are multiplied by.  ADM: 1; Efficient U-Net: 1 / sqrt(2)."""
 
     def __post_init__(self) -> None:
         check_positive(
             self,
-            *("image_size", "model_channels", "num_res_blocks", "in_channels", "out_channels"),
+            *("image_size", "model_channels", "in_channels", "out_channels"),
             *("num_head_channels", "norm_groups", "patch_size"),
         )
         check_fraction(self, "dropout")
         if not self.channel_mult or min(self.channel_mult) < 1:
             raise ValueError(f"UNetConfig.channel_mult: expected positive integers, got {self.channel_mult}")
+        if isinstance(self.num_res_blocks, int):
+            check_positive(self, "num_res_blocks")
+        elif len(self.num_res_blocks) != len(self.channel_mult) or min(self.num_res_blocks) < 1:
+            raise ValueError(
+                f"UNetConfig.num_res_blocks: expected a positive integer for each of the "
+                f"{len(self.channel_mult)} levels, got {self.num_res_blocks}"
+            )
         check_divides(self, "image_size", self.image_size, "stride", self.stride)
         for mult in self.channel_mult:
             check_divides(
@@ -125,13 +138,18 @@ class UNetConfig(Config):
     @property
     def stride(self) -> int:
         """What the sides of an input must be divisible by."""
-        return int(self.patch_size * 2 ** (len(self.channel_mult) - 1))
+        return int(self.patch_size * 2 ** (len(self.channel_mult) - 1 + self.efficient_order))
 
     @property
     def level_sides(self) -> tuple[int, ...]:
-        return tuple(
-            self.image_size // self.patch_size // 2**level for level in range(len(self.channel_mult))
-        )
+        first = self.image_size // self.patch_size // 2**self.efficient_order
+        return tuple(first // 2**level for level in range(len(self.channel_mult)))
+
+    @property
+    def level_blocks(self) -> tuple[int, ...]:
+        """Residual blocks of each level, on the way down."""
+        n = self.num_res_blocks
+        return (n,) * len(self.channel_mult) if isinstance(n, int) else n
 
     def build(self) -> "models.unet.UNet":
         from models.unet import UNet
@@ -199,7 +217,7 @@ class DecoderConfig(Config):
     embedding_dim: int
     model_channels: int
     channel_mult: tuple[int, ...]
-    num_res_blocks: int
+    num_res_blocks: int | tuple[int, ...]
     attention_resolutions: tuple[int, ...]
     vocab_size: int
     text_context: int
@@ -257,7 +275,7 @@ class UpsamplerConfig(Config):
     low_res_size: int
     model_channels: int
     channel_mult: tuple[int, ...]
-    num_res_blocks: int
+    num_res_blocks: int | tuple[int, ...]
     dropout: float = 0.0
     learned_variance: bool = True
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"

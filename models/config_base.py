@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import types
 import typing
 from typing import Any, ClassVar, TypeVar
 
@@ -46,6 +47,9 @@ def _restore(hint: Any, value: Any) -> Any:
         return hint.from_dict(value)
     if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
         return tuple(_restore(typing.get_args(hint)[0], v) for v in value)
+    if typing.get_origin(hint) is types.UnionType:
+        restored = (_restore(member, value) for member in typing.get_args(hint))
+        return next((r for r in restored if r is not value), value)
     return value
 
 
