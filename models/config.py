@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import models.clip_heads
     import models.decoder
     import models.diffusion.process
+    import models.noised_clip
     import models.prior
     import models.text_transformer
     import models.unet
@@ -92,7 +93,7 @@ class UNetConfig(Config):
     time."""
     efficient_order: bool = False
     """Efficient U-Net's order (Imagen, 2205.11487, appendix B): a level halves the side before its blocks and
-    doubles it after them, so that no residual block runs at the full side.  ADM: False."""
+    doubles it after them, so that even the first level's run at half the side.  ADM: False."""
     skip_scale: float = 1.0
     """What skip connections are multiplied by.  ADM: 1; Efficient U-Net: 1 / sqrt(2)."""
 
@@ -344,6 +345,30 @@ class ClipHeadsConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class NoisedClipConfig(Config):
+    """CLIP's image encoder on noised images (GLIDE, 2112.10741, section 2.4)."""
+
+    embedding_dim: int
+    """Of the frozen text and image embeddings that it learns to match."""
+    width: int
+    layers: int
+    heads: int
+    image_size: int = 64
+    patch_size: int = 4
+
+    def __post_init__(self) -> None:
+        check_positive(self, "embedding_dim", "width", "layers", "heads", "image_size", "patch_size")
+        check_divides(self, "width", self.width, "heads", self.heads)
+        check_divides(self, "width", self.width, "2 (sine and cosine)", 2)
+        check_divides(self, "image_size", self.image_size, "patch_size", self.patch_size)
+
+    def build(self) -> "models.noised_clip.NoisedClip":
+        from models.noised_clip import NoisedClip
+
+        return NoisedClip(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class UnCLIPConfig(Config):
     """The whole cascade: every network with its process."""
 
@@ -380,7 +405,15 @@ class UnCLIPConfig(Config):
         return UnCLIP(self)
 
 
-NetworkConfig = UNetConfig | PriorConfig | DecoderConfig | UpsamplerConfig | ClipHeadsConfig | UnCLIPConfig
+NetworkConfig = (
+    UNetConfig
+    | PriorConfig
+    | DecoderConfig
+    | UpsamplerConfig
+    | ClipHeadsConfig
+    | NoisedClipConfig
+    | UnCLIPConfig
+)
 _NETWORKS: dict[str, type[NetworkConfig]] = {c.__name__: c for c in typing.get_args(NetworkConfig)}
 
 

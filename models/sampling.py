@@ -79,21 +79,28 @@ def sample(
     *,
     noise: "models.diffusion.noise.SampleNoise",
     clip_x0: bool,
+    guide: "models.diffusion.samplers.Guide | None" = None,
     callback: "models.diffusion.samplers.Callback | None" = None,
 ) -> "torch.Tensor":
-    """Run the sampler that `settings` names over `diffusion` respaced to its steps; guidance is the
-    denoiser's."""
+    """Run the sampler that `settings` names over `diffusion` respaced to its steps; classifier-free guidance
+    is the denoiser's.
+
+    `guide`: see `models.diffusion.samplers.Guide`; only "ddpm" and "ddim" take one, the others raise
+    `ValueError`.
+    """
     from models.diffusion import samplers
 
+    if guide is not None and settings.sampler not in ("ddpm", "ddim"):
+        raise ValueError(f"sample: a guide needs sampler 'ddpm' or 'ddim', got {settings.sampler!r}")
     process = diffusion.spaced(settings.steps)
     clip: bool | float = clip_x0
     if clip_x0 and settings.dynamic_threshold is not None:
         clip = settings.dynamic_threshold
     if settings.sampler == "ddpm":
-        return samplers.ddpm(process, denoise, x_T, noise=noise, clip_x0=clip, callback=callback)
+        return samplers.ddpm(process, denoise, x_T, noise=noise, clip_x0=clip, guide=guide, callback=callback)
     if settings.sampler == "ddim":
         return samplers.ddim(
-            process, denoise, x_T, noise=noise, eta=settings.eta, clip_x0=clip, callback=callback
+            process, denoise, x_T, noise=noise, eta=settings.eta, clip_x0=clip, guide=guide, callback=callback
         )
     if settings.sampler == "heun":
         return samplers.heun(process, denoise, x_T, clip_x0=clip, callback=callback)
