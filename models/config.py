@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import models.diffusion.process
     import models.noised_clip
     import models.prior
+    import models.text_features
     import models.text_transformer
     import models.unet
     import models.upsampler
@@ -179,6 +180,35 @@ class TextTransformerConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TextFeaturesConfig(Config):
+    """Text as an outer, frozen encoder has read it, made ready for a U-Net (Imagen, 2205.11487, section
+    2.1)."""
+
+    features_dim: int
+    """Width of the encoder's features, one a position."""
+    context: int
+    width: int
+    """Of the sequence the attention blocks see."""
+    time_width: int
+    """Of the U-Net's timestep embedding."""
+    pooled_dim: int | None = None
+    """Width of the encoder's vector for the whole text; None: the mean of the features stands for it."""
+    null: Literal["learned", "given"] = "learned"
+    """What stands for a dropped text: learned features, or features given once by `TextFeatures.set_null`,
+    such as the encoding of the empty prompt (Karlo)."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "features_dim", "context", "width", "time_width")
+        if self.pooled_dim is not None:
+            check_positive(self, "pooled_dim")
+
+    def build(self) -> "models.text_features.TextFeatures":
+        from models.text_features import TextFeatures
+
+        return TextFeatures(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PriorConfig(Config):
     """Diffusion prior (2204.06125, section 2.2)."""
 
@@ -215,16 +245,28 @@ class PriorConfig(Config):
 class DecoderConfig(Config):
     """unCLIP decoder (2204.06125, section 2.1): a GLIDE U-Net that also sees the image embedding."""
 
-    embedding_dim: int
+    embedding_dim: int | None
+    """Width of the image embedding; None: there is none, the decoder draws from text alone (GLIDE)."""
     model_channels: int
     channel_mult: tuple[int, ...]
     num_res_blocks: int | tuple[int, ...]
     attention_resolutions: tuple[int, ...]
-    vocab_size: int
     text_context: int
     text_width: int
-    text_layers: int
-    text_heads: int
+    vocab_size: int | None = None
+    """Token ids come in and are encoded here.  Exactly one of this and `text_features_dim` is given."""
+    text_layers: int | None = None
+    text_heads: int | None = None
+    """Of the text transformer; both None where features come in."""
+    text_features_dim: int | None = None
+    """Features of an outer text encoder come in instead, of this width."""
+    text_pooled_dim: int | None = None
+    """Width of the outer encoder's vector for the whole text, where there is one beside the features."""
+    null_text: Literal["learned", "given"] = "learned"
+    """Of the features; see `TextFeaturesConfig.null`."""
+    embedding_scale: float | None = None
+    """What image embeddings are multiplied by before their projections; None: sqrt(embedding_dim), which
+    brings unit-norm ones to unit variance.  Karlo: 1, its embeddings are not normalised."""
     image_size: int = 64
     num_head_channels: int = 64
     image_tokens: int = 4
@@ -233,7 +275,10 @@ class DecoderConfig(Config):
     patch_size: int = 1
 
     def __post_init__(self) -> None:
-        check_positive(self, "embedding_dim", "image_tokens")
+        check_positive(self, "image_tokens")
+        if self.embedding_dim is not None:
+            check_positive(self, "embedding_dim")
+        self._check_text()
         # The parts check the rest, and name themselves when something is wrong.
         _ = self.unet, self.text
 
@@ -253,7 +298,17 @@ class DecoderConfig(Config):
         )
 
     @property
-    def text(self) -> TextTransformerConfig:
+    def text(self) -> TextTransformerConfig | TextFeaturesConfig:
+        if self.text_features_dim is not None:
+            return TextFeaturesConfig(
+                features_dim=self.text_features_dim,
+                context=self.text_context,
+                width=self.text_width,
+                time_width=4 * self.model_channels,
+                pooled_dim=self.text_pooled_dim,
+                null=self.null_text,
+            )
+        assert self.vocab_size is not None and self.text_layers is not None and self.text_heads is not None
         return TextTransformerConfig(
             vocab_size=self.vocab_size,
             context=self.text_context,
@@ -261,6 +316,19 @@ class DecoderConfig(Config):
             layers=self.text_layers,
             heads=self.text_heads,
         )
+
+    def _check_text(self) -> None:
+        if (self.vocab_size is None) == (self.text_features_dim is None):
+            raise ValueError(
+                f"DecoderConfig: give exactly one of vocab_size (token ids come in) and text_features_dim "
+                f"(features come in), got {self.vocab_size} and {self.text_features_dim}"
+            )
+        of_tokens, of_features = ["text_layers", "text_heads"], ["text_pooled_dim"]
+        if self.text_features_dim is None:
+            check_positive(self, *of_tokens)
+        kind, foreign = ("token ids", of_features) if self.vocab_size is not None else ("features", of_tokens)
+        if given := [name for name in foreign if getattr(self, name) is not None]:
+            raise ValueError(f"DecoderConfig: {', '.join(given)} must be null where {kind} come in")
 
     def build(self) -> "models.decoder.Decoder":
         from models.decoder import Decoder
@@ -384,6 +452,12 @@ class UnCLIPConfig(Config):
             raise ValueError(
                 f"UnCLIPConfig: the prior makes embeddings of {self.prior.embedding_dim} dimensions, the "
                 f"decoder expects {self.decoder.embedding_dim}"
+            )
+        texts = self.prior.text_features_dim, self.decoder.text_features_dim
+        if texts[0] != texts[1]:
+            raise ValueError(
+                f"UnCLIPConfig: prior and decoder see one text, but text_features_dim is {texts[0]} of the "
+                f"prior and {texts[1]} of the decoder (null: token ids)"
             )
         if len(self.upsamplers) != len(self.upsampler_diffusions):
             raise ValueError(

@@ -95,6 +95,8 @@ class TrainDecoderConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _supported(self) -> TrainDecoderConfig:
+        if self.network.vocab_size is None:
+            raise ValueError("network.vocab_size: the decoder is trained on token ids, give its vocabulary")
         if self.diffusion.variance != "learned_range":
             raise ValueError("diffusion.variance: the decoder learns its variance, choose learned_range")
         return self
