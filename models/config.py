@@ -83,6 +83,8 @@ class UNetConfig(Config):
     middle_attention: bool = True
     encoder_channels: int | None = None
     """Width of a text sequence that every attention block also attends to; None: no such input."""
+    self_attention: bool = True
+    """False: attention blocks attend to the text alone (Imagen's second super-resolution network)."""
     dropout: float = 0.0
     use_scale_shift_norm: bool = True
     resblock_updown: bool = True
@@ -105,6 +107,8 @@ class UNetConfig(Config):
             *("num_head_channels", "norm_groups", "patch_size"),
         )
         check_fraction(self, "dropout")
+        if self.encoder_channels is None and not self.self_attention:
+            raise ValueError("UNetConfig.self_attention: without a text there is nothing else to attend to")
         if not self.channel_mult or min(self.channel_mult) < 1:
             raise ValueError(f"UNetConfig.channel_mult: expected positive integers, got {self.channel_mult}")
         if isinstance(self.num_res_blocks, int):
@@ -338,7 +342,10 @@ class DecoderConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class UpsamplerConfig(Config):
-    """unCLIP upsampler (2204.06125, section 2.1): ADM without any attention, conditioned by concatenation."""
+    """unCLIP upsampler (2204.06125, section 2.1): ADM without any attention, conditioned by concatenation.
+
+    GLIDE's and Imagen's also read the text: `text` and where it is attended to.
+    """
 
     image_size: int
     low_res_size: int
@@ -354,6 +361,17 @@ class UpsamplerConfig(Config):
     networks that predict x0; not in the paper, whose networks train for a million steps instead."""
     norm_groups: int = 32
     patch_size: int = 1
+    text: TextTransformerConfig | TextFeaturesConfig | None = None
+    attention_resolutions: tuple[int, ...] = ()
+    """As in `UNetConfig`; unCLIP: none, which lets a network trained on crops run at any size."""
+    middle_attention: bool = False
+    self_attention: bool = True
+    num_head_channels: int = 64
+    efficient: bool = False
+    """Efficient U-Net (Imagen, 2205.11487, appendix B): its order of sides and blocks, scaled skip
+    connections, plain convolutions that change the side.  Usually with `num_res_blocks` by level."""
+    noise_conditioning: bool = False
+    """The low resolution input is noised to a level that the network is told (CDM, 2106.15282, section 4.2)."""
 
     def __post_init__(self) -> None:
         check_positive(self, "image_size", "low_res_size")
@@ -361,6 +379,12 @@ class UpsamplerConfig(Config):
         if self.residual and self.learned_variance:
             raise ValueError(
                 "UpsamplerConfig.residual: x0 prediction has a fixed variance; set learned_variance to false"
+            )
+        width = 4 * self.model_channels
+        if isinstance(self.text, TextFeaturesConfig) and self.text.time_width != width:
+            raise ValueError(
+                f"UpsamplerConfig.text.time_width: expected 4 * model_channels = {width}, got "
+                f"{self.text.time_width}"
             )
         _ = self.unet
 
@@ -377,10 +401,17 @@ class UpsamplerConfig(Config):
             num_res_blocks=self.num_res_blocks,
             in_channels=6,
             out_channels=6 if self.learned_variance else 3,
-            middle_attention=False,
+            attention_resolutions=self.attention_resolutions,
+            num_head_channels=self.num_head_channels,
+            middle_attention=self.middle_attention,
+            encoder_channels=None if self.text is None else self.text.width,
+            self_attention=self.self_attention,
             dropout=self.dropout,
+            resblock_updown=not self.efficient,
             norm_groups=self.norm_groups,
             patch_size=self.patch_size,
+            efficient_order=self.efficient,
+            skip_scale=2**-0.5 if self.efficient else 1.0,
         )
 
     def build(self) -> "models.upsampler.Upsampler":
@@ -440,25 +471,16 @@ class NoisedClipConfig(Config):
 class UnCLIPConfig(Config):
     """The whole cascade: every network with its process."""
 
-    prior: PriorConfig
-    prior_diffusion: DiffusionConfig
+    prior: PriorConfig | None
+    """None: the decoder draws from text alone (GLIDE, Imagen)."""
+    prior_diffusion: DiffusionConfig | None
     decoder: DecoderConfig
     decoder_diffusion: DiffusionConfig
     upsamplers: tuple[UpsamplerConfig, ...] = ()
     upsampler_diffusions: tuple[DiffusionConfig, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.prior.embedding_dim != self.decoder.embedding_dim:
-            raise ValueError(
-                f"UnCLIPConfig: the prior makes embeddings of {self.prior.embedding_dim} dimensions, the "
-                f"decoder expects {self.decoder.embedding_dim}"
-            )
-        texts = self.prior.text_features_dim, self.decoder.text_features_dim
-        if texts[0] != texts[1]:
-            raise ValueError(
-                f"UnCLIPConfig: prior and decoder see one text, but text_features_dim is {texts[0]} of the "
-                f"prior and {texts[1]} of the decoder (null: token ids)"
-            )
+        self._check_prior()
         if len(self.upsamplers) != len(self.upsampler_diffusions):
             raise ValueError(
                 f"UnCLIPConfig: {len(self.upsamplers)} upsamplers, but {len(self.upsampler_diffusions)} "
@@ -472,11 +494,38 @@ class UnCLIPConfig(Config):
                     f"makes {size} px"
                 )
             size = upsampler.image_size
+            if upsampler.text is not None and _source(upsampler.text) != _source(self.decoder.text):
+                raise ValueError(
+                    f"UnCLIPConfig.upsamplers[{i}]: all stages see one text, but the decoder takes "
+                    f"{_source(self.decoder.text)}, this one {_source(upsampler.text)}"
+                )
+
+    def _check_prior(self) -> None:
+        if (self.prior is None) != (self.prior_diffusion is None):
+            raise ValueError("UnCLIPConfig: prior and prior_diffusion go together; give both or neither")
+        made = None if self.prior is None else self.prior.embedding_dim
+        if made != self.decoder.embedding_dim:
+            raise ValueError(
+                f"UnCLIPConfig: the prior makes embeddings of {made or 'no'} dimensions, the decoder expects "
+                f"{self.decoder.embedding_dim or 'none'}"
+            )
+        if self.prior is not None and self.prior.text_features_dim != self.decoder.text_features_dim:
+            raise ValueError(
+                f"UnCLIPConfig: prior and decoder see one text, but text_features_dim is "
+                f"{self.prior.text_features_dim} of the prior and {self.decoder.text_features_dim} of the "
+                f"decoder (null: token ids)"
+            )
 
     def build(self) -> "models.cascade.UnCLIP":
         from models.cascade import UnCLIP
 
         return UnCLIP(self)
+
+
+def _source(text: TextTransformerConfig | TextFeaturesConfig) -> str:
+    if isinstance(text, TextTransformerConfig):
+        return f"token ids of a vocabulary of {text.vocab_size}"
+    return f"features of width {text.features_dim}"
 
 
 NetworkConfig = (

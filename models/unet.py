@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.config import UNetConfig
 from models.layers import (
     AttentionBlock,
+    CrossAttentionBlock,
     Downsample,
     GroupNorm32,
     ResBlock,
@@ -79,9 +80,9 @@ class UNet(nn.Module):
         h = F.pixel_unshuffle(x_t, self.config.patch_size) if self.config.patch_size > 1 else x_t
         skips = []
         for block in self.input_blocks:
-        for block in self.input_blocks:
             h = block(h, embedding, context, context_mask)
             skips.append(h if self.config.skip_scale == 1 else h * self.config.skip_scale)
+        h = self.middle_block(h, embedding, context, context_mask)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), embedding, context, context_mask)
         h = self.out(h.to(x_t.dtype))
@@ -140,13 +141,13 @@ class UNet(nn.Module):
     def _resampler(self, channels: int, resample: Upsample | Downsample) -> nn.Module:
         return self._res_block(channels, channels, resample) if self.config.resblock_updown else resample
 
-    def _attention(self, channels: int) -> AttentionBlock:
-        return AttentionBlock(
-            channels,
-            head_channels=self.config.num_head_channels,
-            norm_groups=self.config.norm_groups,
-            encoder_channels=self.config.encoder_channels,
-        )
+    def _attention(self, channels: int) -> AttentionBlock | CrossAttentionBlock:
+        c = self.config
+        sizes = {"head_channels": c.num_head_channels, "norm_groups": c.norm_groups}
+        if c.self_attention:
+            return AttentionBlock(channels, **sizes, encoder_channels=c.encoder_channels)
+        assert c.encoder_channels is not None  # validated
+        return CrossAttentionBlock(channels, **sizes, encoder_channels=c.encoder_channels)
 
     def _check(self, x_t: Tensor, context: Tensor | None) -> None:
         c = self.config
