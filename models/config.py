@@ -371,7 +371,7 @@ class UpsamplerConfig(Config):
     """Efficient U-Net (Imagen, 2205.11487, appendix B): its order of sides and blocks, scaled skip
     connections, plain convolutions that change the side.  Usually with `num_res_blocks` by level."""
     noise_conditioning: bool = False
-    """The low resolution input is noised to a level that the network is told (CDM, 2106.15282, section 4.2)."""
+    """The low resolution input is noised to a level that the network is told (Imagen, section 2.4)."""
 
     def __post_init__(self) -> None:
         check_positive(self, "image_size", "low_res_size")

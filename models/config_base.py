@@ -60,7 +60,8 @@ def _member(hints: tuple[Any, ...], value: Any) -> Any:
     configs = [hint for hint in hints if isinstance(hint, type) and issubclass(hint, Config)]
     if not configs or not isinstance(value, dict):
         return None
-    return min(configs, key=lambda c: len(value.keys() - {f.name for f in dataclasses.fields(c)}))
+    known = {config: {f.name for f in dataclasses.fields(config)} for config in configs}  # type: ignore[arg-type]
+    return min(configs, key=lambda config: len(value.keys() - known[config]))
 
 
 def check_positive(config: Config, *names: str) -> None:

@@ -164,9 +164,7 @@ class CrossAttentionBlock(nn.Module):
     """Attention of a feature map's positions to the context alone, without self-attention: what Imagen's
     largest network can afford (2205.11487, section 2.5)."""
 
-    def __init__(
-        self, channels: int, *, head_channels: int, norm_groups: int, encoder_channels: int
-    ) -> None:
+    def __init__(self, channels: int, *, head_channels: int, norm_groups: int, encoder_channels: int) -> None:
         super().__init__()
         self.heads = channels // head_channels
         self.norm = GroupNorm32(norm_groups, channels)

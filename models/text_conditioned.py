@@ -34,9 +34,10 @@ class TextConditioned(nn.Module):
         Raises `ValueError` on ids where features are expected and the other way round.
         """
         name, config = type(self).__name__, self.text.config
-        features = isinstance(config, TextFeaturesConfig)
-        if text.is_floating_point() != features:
-            wants = f"features [B, L, {config.features_dim}]" if features else "token ids [B, L]"
+        wants = "token ids [B, L]"
+        if isinstance(config, TextFeaturesConfig):
+            wants = f"features [B, L, {config.features_dim}]"
+        if text.is_floating_point() != isinstance(config, TextFeaturesConfig):
             raise ValueError(f"{name}: expected {wants}, got {text.dtype} of shape {tuple(text.shape)}")
         if isinstance(self.text, TextFeatures):
             return self.text(text, mask, pooled, drop)

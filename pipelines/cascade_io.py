@@ -73,9 +73,8 @@ class LoadedCascade:
 
     @property
     def context(self) -> int:
-        """Tokens a prompt may have: the smaller of the two contexts it goes into."""
-        config = self.model.config
-        return min(config.prior.context, config.decoder.text_context)
+        """Tokens a prompt may have."""
+        return context_of(self.model.config)
 
     @property
     def vocab_size(self) -> int:
@@ -203,23 +202,31 @@ def _cascade_config(prior: Stage, decoder: Stage, upsamplers: Sequence[Stage]) -
         raise CascadeError(f"the stages do not make a cascade: {error}") from None
 
 
+def context_of(config: UnCLIPConfig) -> int:
+    """Tokens a prompt may have: the smallest of the contexts it goes into."""
+    texts = [u.text.context for u in config.upsamplers if u.text is not None]
+    prior = [] if config.prior is None else [config.prior.context]
+    return min(config.decoder.text_context, *prior, *texts)
+
+
 def vocab_size_of(config: UnCLIPConfig) -> int:
     """The tokenizer's vocabulary.  Raises `CascadeError` where prior and decoder were trained with two, or
     see no tokens at all."""
-    prior, decoder = config.prior.vocab_size, config.decoder.vocab_size
+    decoder = config.decoder.vocab_size
     if decoder is None:
         raise CascadeError("the decoder takes the features of an outer text encoder, not token ids")
-    if prior != decoder:
+    if config.prior is not None and config.prior.vocab_size != decoder:
         raise CascadeError(
-            f"the prior was trained on a vocabulary of {prior} tokens, the decoder on one of {decoder}; "
-            f"give both the same vocab_size"
+            f"the prior was trained on a vocabulary of {config.prior.vocab_size} tokens, the decoder on one "
+            f"of {decoder}; give both the same vocab_size"
         )
     return decoder
 
 
 def _stage_names(config: UnCLIPConfig) -> list[str]:
     """Names of the submodules, in the order of the cascade."""
-    return ["prior", "decoder", *(f"upsamplers.{i}" for i in range(len(config.upsamplers)))]
+    prior = [] if config.prior is None else ["prior"]
+    return [*prior, "decoder", *(f"upsamplers.{i}" for i in range(len(config.upsamplers)))]
 
 
 def _weights_file(config: UnCLIPConfig, name: str) -> str:

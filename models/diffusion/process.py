@@ -130,8 +130,8 @@ class Diffusion:
     ) -> Float[Tensor, " batch *shape"]:
         """`x0` noised by a share `level` of the process: 0 leaves it as it is, 1 is the last step.
 
-        Noise-conditioning augmentation of an upsampler's input (CDM, 2106.15282, section 4.2; Imagen,
-        2205.11487, section 2.4).  Levels between two steps are rounded to the nearer.
+        Noise-conditioning augmentation of an upsampler's input (CDM, 2106.15282; Imagen, 2205.11487,
+        section 2.4).  Levels between two steps are rounded to the nearer.
         """
         abar = torch.cat([self.alphas_cumprod.new_ones(1), self.alphas_cumprod]).to(x0.device)
         at_level = abar[(level * self.num_steps).round().long()].reshape(-1, *[1] * (x0.ndim - 1))

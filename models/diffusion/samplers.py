@@ -35,9 +35,9 @@ class Denoiser(Protocol):
 
 
 Guide = Callable[[Tensor, Tensor], Tensor]
-"""Gradient in x_t of a log probability at (x_t, original timestep), with the shape of x_t and its scale applied:
-classifier guidance (2105.05233, section 4) by whatever tells how likely x_t is.  Classifier-free guidance is
-the denoiser's, `models.diffusion.guidance.Guided`; both may be used at once."""
+"""Called with x_t and the original timestep; returns the gradient in x_t of a log probability, scaled as wanted:
+classifier guidance (2105.05233, section 4).  Classifier-free guidance is the denoiser's
+(`models.diffusion.guidance.Guided`); both may be used at once."""
 
 
 @torch.no_grad()

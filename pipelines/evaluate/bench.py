@@ -11,7 +11,7 @@ import torch
 from infra.store import Artifact
 from models.cascade import UnCLIP
 from pipelines.aligned import encoder_identity
-from pipelines.cascade_io import CascadeError, Stage, compose, open_stage, vocab_size_of
+from pipelines.cascade_io import CascadeError, Stage, compose, context_of, open_stage, vocab_size_of
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.generated import Eyes
 from pipelines.evaluate.held_out import Prompts, Source
@@ -60,7 +60,7 @@ class Bench:
             embeddings=inputs["embeddings"],
             verdict=inputs["verdict"],
             work=work,
-            context=min(cascade.config.prior.context, cascade.config.decoder.text_context),
+            context=context_of(cascade.config),
             vocab_size=vocab_size_of(cascade.config),
             seed=config.seed,
         )
