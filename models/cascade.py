@@ -73,8 +73,8 @@ class UnCLIP(nn.Module):
         """`samples` images of each prompt, in the order of the prompts.
 
         `text_embedding` is the encoder's, of unit norm; a cascade without prior may do without.  Put the
-        networks in `eval()` first: dropout is theirs.  Raises `ValueError` on shapes the networks do not take, on numbers that are not finite, and
-        when `sampling` does not fit the upsamplers.
+        networks in `eval()` first: dropout is theirs.  Raises `ValueError` on shapes the networks do not
+        take, on numbers that are not finite, and when `sampling` does not fit the upsamplers.
         """
         sampling = sampling or CascadeSampling()
         check_upsamplers(sampling.upsamplers, self.config.upsamplers)
@@ -92,10 +92,9 @@ class UnCLIP(nn.Module):
             )
         pooled = None if self.config.decoder.text_pooled_dim is None else embedding
         images = [self.decode(z, tokens, mask, settings=sampling.decoder, text_pooled=pooled, **draw)]
-        for stage, config in enumerate(self.config.upsamplers):
-            text = (None, None) if config.text is None else (tokens, mask)
+        for stage in range(len(self.upsamplers)):
             settings = sampling.upsamplers[stage]
-            images.append(self.upsample(images[-1], stage, *text, settings=settings, **draw))
+            images.append(self.upsample(images[-1], stage, tokens, mask, settings=settings, **draw))
         return Generated(image_embeddings=z, images_m11=tuple(images))
 
     @torch.no_grad()
@@ -204,7 +203,7 @@ class UnCLIP(nn.Module):
         progress: Progress | None = None,
     ) -> Float[Tensor, "n 3 H W"]:
         """Images in [-1, 1] at `low_res`'s size times the scale of upsampler `stage`, which need not be
-        square.  The text is given where the upsampler reads it.
+        square.  An upsampler that reads no text ignores it.
 
         With noise conditioning `low_res` is noised to `settings.noise_level` first, by the stage's process.
         """
@@ -239,6 +238,8 @@ class UnCLIP(nn.Module):
     ) -> Guided:
         upsampler = self.upsamplers[stage]
         assert isinstance(upsampler, Upsampler)
+        if upsampler.config.text is None:
+            text = mask = None
         conditional = {"low_res": low_res, **upsampler.condition(level, text, mask)}
         null = conditional
         if guidance != 1:

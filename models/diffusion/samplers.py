@@ -35,8 +35,8 @@ class Denoiser(Protocol):
 
 
 Guide = Callable[[Tensor, Tensor], Tensor]
-"""Called with x_t and the original timestep; returns the gradient in x_t of a log probability, scaled as wanted:
-classifier guidance (2105.05233, section 4).  Classifier-free guidance is the denoiser's
+"""Called with x_t and the original timestep; returns the gradient in x_t of a log probability, scaled as
+wanted: classifier guidance (2105.05233, section 4).  Classifier-free guidance is the denoiser's
 (`models.diffusion.guidance.Guided`); both may be used at once."""
 
 
