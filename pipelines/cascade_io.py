@@ -102,14 +102,16 @@ def open_stage(path: Path) -> Stage:
     )
 
 
-def compose(prior: Stage, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIP:
-    """The cascade of these stages with their EMA weights, in evaluation mode.
+def compose(prior: Stage | None, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIP:
+    """The cascade of these stages with their EMA weights, in evaluation mode; without `prior` one whose
+    decoder draws from text alone.
 
     Raises `CascadeError` where a stage is of the wrong class or the stages do not fit together.
     """
     config = _cascade_config(prior, decoder, upsamplers)
     model = config.build()
-    for name, stage in zip(_stage_names(config), (prior, decoder, *upsamplers), strict=True):
+    stages = [*([] if prior is None else [prior]), decoder, *upsamplers]
+    for name, stage in zip(_stage_names(config), stages, strict=True):
         _load(model.get_submodule(name), stage.weights)
     return model.eval().requires_grad_(False)
 
@@ -179,20 +181,19 @@ def read_cascade(folder: Path) -> LoadedCascade:
     )
 
 
-def _cascade_config(prior: Stage, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIPConfig:
-    expected = [(prior, PriorConfig), (decoder, DecoderConfig), *((u, UpsamplerConfig) for u in upsamplers)]
-    for stage, wanted in expected:
+def _cascade_config(prior: Stage | None, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIPConfig:
+    expected = [(decoder, DecoderConfig), *((u, UpsamplerConfig) for u in upsamplers)]
+    for stage, wanted in [*([] if prior is None else [(prior, PriorConfig)]), *expected]:
         if not isinstance(stage.config, wanted):
             raise CascadeError(
                 f"{stage.weights.parent}: expected a network of {wanted.__name__}, got "
                 f"{type(stage.config).__name__}; is it wired to the right step?"
             )
-    assert isinstance(prior.config, PriorConfig)
     assert isinstance(decoder.config, DecoderConfig)
     try:
         return UnCLIPConfig(
-            prior=prior.config,
-            prior_diffusion=prior.diffusion,
+            prior=prior.config if prior is not None and isinstance(prior.config, PriorConfig) else None,
+            prior_diffusion=None if prior is None else prior.diffusion,
             decoder=decoder.config,
             decoder_diffusion=decoder.diffusion,
             upsamplers=tuple(u.config for u in upsamplers if isinstance(u.config, UpsamplerConfig)),
@@ -206,7 +207,7 @@ def context_of(config: UnCLIPConfig) -> int:
     """Tokens a prompt may have: the smallest of the contexts it goes into."""
     texts = [u.text.context for u in config.upsamplers if u.text is not None]
     prior = [] if config.prior is None else [config.prior.context]
-    return min(config.decoder.text_context, *prior, *texts)
+    return min([config.decoder.text_context, *prior, *texts])
 
 
 def vocab_size_of(config: UnCLIPConfig) -> int:
