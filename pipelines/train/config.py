@@ -67,7 +67,15 @@ class TrainConfig(StepConfig):
         return self
 
 
-class TrainPriorConfig(TrainConfig):
+class TrainDiffusionConfig(TrainConfig):
+    """What stages that learn a diffusion have in common."""
+
+    diffusion: DiffusionConfig
+    timesteps: Literal["uniform", "loss_aware"] = "uniform"
+    """How training draws them; `loss_aware`: 2102.09672, section 3.3."""
+
+
+class TrainPriorConfig(TrainDiffusionConfig):
     """Diffusion prior (2204.06125, section 2.2)."""
 
     network: PriorConfig
@@ -83,7 +91,7 @@ class TrainPriorConfig(TrainConfig):
         return self
 
 
-class TrainDecoderConfig(TrainConfig):
+class TrainDecoderConfig(TrainDiffusionConfig):
     """Decoder (2204.06125, section 2.1)."""
 
     network: DecoderConfig
@@ -100,7 +108,7 @@ class TrainDecoderConfig(TrainConfig):
         return self
 
 
-class TrainUpsamplerConfig(TrainConfig):
+class TrainUpsamplerConfig(TrainDiffusionConfig):
     """Upsampler (2204.06125, section 2.1), trained on crops."""
 
     network: UpsamplerConfig

@@ -25,6 +25,7 @@ from pipelines.step import Context, Estimate, Step
 from pipelines.train.config import (
     TrainConfig,
     TrainDecoderConfig,
+    TrainDiffusionConfig,
     TrainPriorConfig,
     TrainResources,
     TrainUpsamplerConfig,
@@ -204,6 +205,7 @@ class TrainStep(Step[ConfigT, TrainResources]):
             prefetch=resources.prefetch,
             cache_bytes=resources.cache_mb * 2**20,
             tracking_id=context.draft.address,
+            loss_aware_steps=_loss_aware_steps(config),
         )
 
     def _write(
@@ -306,6 +308,12 @@ class TrainUpsampler(TrainStep[TrainUpsamplerConfig]):
         from pipelines.train.stream import View
 
         return View(side=config.network.image_size, crop=config.crop)
+
+
+def _loss_aware_steps(config: TrainConfig) -> int | None:
+    if isinstance(config, TrainDiffusionConfig) and config.timesteps == "loss_aware":
+        return config.diffusion.steps
+    return None
 
 
 def _engine_name(config: TrainConfig) -> str:
