@@ -86,6 +86,8 @@ class TrainPriorConfig(TrainDiffusionConfig):
     def _supported(self) -> TrainPriorConfig:
         if self.network.vocab_size is None:
             raise ValueError("network.vocab_size: the prior is trained on token ids, give its vocabulary")
+        if self.network.normalisation != "unit_norm":
+            raise ValueError("network.normalisation: the prior is trained on unit-norm embeddings")
         if self.diffusion.variance == "learned_range":
             raise ValueError("diffusion.variance: the prior has no variance output, choose fixed_small")
         return self
@@ -103,6 +105,8 @@ class TrainDecoderConfig(TrainDiffusionConfig):
 
     @model_validator(mode="after")
     def _supported(self) -> TrainDecoderConfig:
+        if self.network.vocab_size is None:
+            raise ValueError("network.vocab_size: the decoder is trained on token ids, give its vocabulary")
         if self.diffusion.variance != "learned_range":
             raise ValueError("diffusion.variance: the decoder learns its variance, choose learned_range")
         return self
@@ -126,6 +130,10 @@ class TrainUpsamplerConfig(TrainDiffusionConfig):
 
     @model_validator(mode="after")
     def _supported(self) -> TrainUpsamplerConfig:
+        if self.network.last_step_unet:
+            raise ValueError(
+                "network.last_step_unet: a second U-Net is for imported weights, not for training"
+            )
         learned = self.diffusion.variance == "learned_range"
         if learned != self.network.learned_variance:
             raise ValueError(

@@ -272,7 +272,10 @@ class TrainDecoder(TrainStep[TrainDecoderConfig]):
         from pipelines.train.objectives import DecoderObjective
 
         return DecoderObjective(
-            diffusion=config.diffusion, drop_image=config.drop_image, drop_text=config.drop_text
+            diffusion=config.diffusion,
+            image=config.network.embedding_dim is not None,
+            drop_image=config.drop_image,
+            drop_text=config.drop_text,
         )
 
     def view(self, config: TrainDecoderConfig) -> View:
@@ -281,9 +284,10 @@ class TrainDecoder(TrainStep[TrainDecoderConfig]):
         return View(side=config.network.image_size)
 
     def text(self, config: TrainDecoderConfig) -> tuple[int, int]:
+        assert config.network.vocab_size is not None  # validated
         return config.network.text_context, config.network.vocab_size
 
-    def embedding_dim(self, config: TrainDecoderConfig) -> int:
+    def embedding_dim(self, config: TrainDecoderConfig) -> int | None:
         return config.network.embedding_dim
 
 
