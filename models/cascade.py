@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -33,7 +32,8 @@ class Generated:
     """Every stage's output, samples of one prompt next to each other."""
 
     image_embeddings: Float[Tensor, "n d"] | None
-    """Of the prior, unit norm; None where there is no prior."""
+    """Of the prior, of unit norm unless it is one of standardised embeddings; None where there is no
+    prior."""
     images_m11: tuple[Float[Tensor, "n 3 _h _w"], ...]
     """Of the decoder and each upsampler, in [-1, 1]."""
 
@@ -114,7 +114,7 @@ class UnCLIP(nn.Module):
         text embedding (section 2.2).
 
         The paper leaves the norm of a sample as it comes; here it is set to 1, the only one the decoder has
-        seen.
+        seen.  A prior of standardised embeddings (Karlo) sets none, and clamps x0 as its process says.
         """
         if self.prior is None or self.prior_diffusion is None:
             raise ValueError("UnCLIP.sample_prior: this cascade has no prior")
@@ -126,11 +126,12 @@ class UnCLIP(nn.Module):
         conditional, null = {**conditions, "drop": kept}, {**conditions, "drop": dropped}
         denoise = Guided(self.prior.denoise, conditional, null, settings.guidance)
         noise = SampleNoise(seed, len(text), first=first_index * candidates, stream=PRIOR_STREAM)
+        clip = self.prior.config.normalisation == "standardised"
         x_T, callback = noise.like(embedding), _named(progress, "prior")
         scaled = sample(
-            settings, self.prior_diffusion, denoise, x_T, noise=noise, clip_x0=False, callback=callback
+            settings, self.prior_diffusion, denoise, x_T, noise=noise, clip_x0=clip, callback=callback
         )
-        z = F.normalize(scaled / self.prior.scale, dim=-1)
+        z = self.prior.to_embedding(scaled)
         by_sample = z.reshape(-1, candidates, z.shape[1])
         best = torch.einsum("ncd,nd->nc", by_sample, text_embedding).argmax(dim=1)
         return by_sample[torch.arange(len(best), device=best.device), best]

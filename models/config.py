@@ -27,6 +27,8 @@ import typing
 from typing import TYPE_CHECKING, Any, Literal
 
 from models.config_base import Config, check_divides, check_fraction, check_positive
+from models.config_text import TextFeaturesConfig, TextTransformerConfig
+from models.config_unet import UNetConfig
 
 if TYPE_CHECKING:
     # Modules, not names: the forward references below are absolute, which the run-time shape checks resolve.
@@ -38,9 +40,6 @@ if TYPE_CHECKING:
     import models.diffusion.process
     import models.noised_clip
     import models.prior
-    import models.text_features
-    import models.text_transformer
-    import models.unet
     import models.upsampler
 
 
@@ -52,164 +51,22 @@ class DiffusionConfig(Config):
     steps: int = 1000
     prediction: Literal["epsilon", "x0", "v"] = "epsilon"
     variance: Literal["learned_range", "fixed_small", "fixed_large"] = "learned_range"
+    clip_range: float = 1.0
+    """Samplers that clamp x0 clamp it to plus and minus this.  Pixels: 1; Karlo's prior: 5."""
 
     def __post_init__(self) -> None:
         check_positive(self, "steps")
+        if self.clip_range <= 0:
+            raise ValueError(f"DiffusionConfig.clip_range: expected a positive number, got {self.clip_range}")
 
     def build(self) -> "models.diffusion.process.Diffusion":
         from models.diffusion.process import Diffusion
         from models.diffusion.schedule import cosine_betas, linear_betas
 
         betas = cosine_betas(self.steps) if self.schedule == "cosine" else linear_betas(self.steps)
-        return Diffusion(betas, prediction=self.prediction, variance=self.variance)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class UNetConfig(Config):
-    """ADM U-Net (Dhariwal & Nichol, 2105.05233).  Names as in Table 3 of unCLIP where it has one."""
-
-    image_size: int
-    """Side in pixels at which `attention_resolutions` hold; the network runs at any size its strides
-    divide."""
-    model_channels: int
-    channel_mult: tuple[int, ...]
-    num_res_blocks: int | tuple[int, ...]
-    """Of every level, or of each; one more on the way up."""
-    in_channels: int = 3
-    out_channels: int = 6
-    attention_resolutions: tuple[int, ...] = ()
-    """Feature map sides in pixels, as the paper writes them (OpenAI's classes take downsampling factors)."""
-    num_head_channels: int = 64
-    middle_attention: bool = True
-    encoder_channels: int | None = None
-    """Width of a text sequence that every attention block also attends to; None: no such input."""
-    self_attention: bool = True
-    """False: attention blocks attend to the text alone (Imagen's second super-resolution network)."""
-    dropout: float = 0.0
-    use_scale_shift_norm: bool = True
-    resblock_updown: bool = True
-    norm_groups: int = 32
-    """Groups of every GroupNorm.  ADM: 32; fewer allow fewer channels."""
-    patch_size: int = 1
-    """Side of the pixel blocks folded into channels at the input and unfolded at the output (2301.11093,
-    section 2.3).  ADM: 1; 2 quarters the cost of the first level, where a CPU spends most of an upsampler's
-    time."""
-    efficient_order: bool = False
-    """Efficient U-Net's order (Imagen, 2205.11487, appendix B): a level halves the side before its blocks and
-    doubles it after them, so that even the first level's run at half the side.  ADM: False."""
-    skip_scale: float = 1.0
-    """What skip connections are multiplied by.  ADM: 1; Efficient U-Net: 1 / sqrt(2)."""
-
-    def __post_init__(self) -> None:
-        check_positive(
-            self,
-            *("image_size", "model_channels", "in_channels", "out_channels"),
-            *("num_head_channels", "norm_groups", "patch_size"),
+        return Diffusion(
+            betas, prediction=self.prediction, variance=self.variance, clip_range=self.clip_range
         )
-        check_fraction(self, "dropout")
-        if self.encoder_channels is None and not self.self_attention:
-            raise ValueError("UNetConfig.self_attention: without a text there is nothing else to attend to")
-        if not self.channel_mult or min(self.channel_mult) < 1:
-            raise ValueError(f"UNetConfig.channel_mult: expected positive integers, got {self.channel_mult}")
-        if isinstance(self.num_res_blocks, int):
-            check_positive(self, "num_res_blocks")
-        elif len(self.num_res_blocks) != len(self.channel_mult) or min(self.num_res_blocks) < 1:
-            raise ValueError(
-                f"UNetConfig.num_res_blocks: expected a positive integer for each of the "
-                f"{len(self.channel_mult)} levels, got {self.num_res_blocks}"
-            )
-        check_divides(self, "image_size", self.image_size, "stride", self.stride)
-        for mult in self.channel_mult:
-            check_divides(
-                self,
-                "model_channels * channel_mult",
-                self.model_channels * mult,
-                "norm_groups",
-                self.norm_groups,
-            )
-        sides = self.level_sides
-        if unknown := sorted(set(self.attention_resolutions) - set(sides)):
-            raise ValueError(
-                f"UNetConfig.attention_resolutions: {unknown} are not among the feature map sides "
-                f"{list(sides)} of image_size {self.image_size}"
-            )
-        for side, mult in zip(sides, self.channel_mult, strict=True):
-            last = side == sides[-1]
-            if side in self.attention_resolutions or (last and self.middle_attention):
-                channels = self.model_channels * mult
-                check_divides(
-                    self, f"channels at {side} px", channels, "num_head_channels", self.num_head_channels
-                )
-
-    @property
-    def stride(self) -> int:
-        """What the sides of an input must be divisible by."""
-        return int(self.patch_size * 2 ** (len(self.channel_mult) - 1 + self.efficient_order))
-
-    @property
-    def level_sides(self) -> tuple[int, ...]:
-        first = self.image_size // self.patch_size // 2**self.efficient_order
-        return tuple(first // 2**level for level in range(len(self.channel_mult)))
-
-    @property
-    def level_blocks(self) -> tuple[int, ...]:
-        """Residual blocks of each level, on the way down."""
-        n = self.num_res_blocks
-        return (n,) * len(self.channel_mult) if isinstance(n, int) else n
-
-    def build(self) -> "models.unet.UNet":
-        from models.unet import UNet
-
-        return UNet(self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class TextTransformerConfig(Config):
-    """GLIDE's text encoder (2112.10741, section 3.1)."""
-
-    vocab_size: int
-    context: int
-    width: int
-    layers: int
-    heads: int
-
-    def __post_init__(self) -> None:
-        check_positive(self, "vocab_size", "context", "width", "layers", "heads")
-        check_divides(self, "width", self.width, "heads", self.heads)
-
-    def build(self) -> "models.text_transformer.TextTransformer":
-        from models.text_transformer import TextTransformer
-
-        return TextTransformer(self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class TextFeaturesConfig(Config):
-    """Text as an outer, frozen encoder has read it, made ready for a U-Net (Imagen, 2205.11487, section
-    2.1)."""
-
-    features_dim: int
-    """Width of the encoder's features, one a position."""
-    context: int
-    width: int
-    """Of the sequence the attention blocks see."""
-    time_width: int
-    """Of the U-Net's timestep embedding."""
-    pooled_dim: int | None = None
-    """Width of the encoder's vector for the whole text; None: the mean of the features stands for it."""
-    null: Literal["learned", "given"] = "learned"
-    """What stands for a dropped text: learned features, or features given once by `TextFeatures.set_null`,
-    such as the encoding of the empty prompt (Karlo)."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "features_dim", "context", "width", "time_width")
-        if self.pooled_dim is not None:
-            check_positive(self, "pooled_dim")
-
-    def build(self) -> "models.text_features.TextFeatures":
-        from models.text_features import TextFeatures
-
-        return TextFeatures(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,6 +82,12 @@ class PriorConfig(Config):
     """Token ids come in and are embedded here.  Exactly one of this and `text_features_dim` is given."""
     text_features_dim: int | None = None
     """Features of an outer text encoder come in instead, of this width."""
+    null_text: Literal["learned", "given"] = "learned"
+    """What stands for a dropped text; given: the encoding of the empty prompt (Karlo), for features alone."""
+    normalisation: Literal["unit_norm", "standardised"] = "unit_norm"
+    """How embeddings are brought to where the diffusion lives.  unit_norm: as in the paper, of norm 1 and
+    scaled.  standardised: as the encoder gives them, each dimension by a mean and a deviation that are kept
+    with the weights (Karlo)."""
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -238,6 +101,8 @@ class PriorConfig(Config):
                 f"(features come in), got {self.vocab_size} and {self.text_features_dim}"
             )
         check_positive(self, "vocab_size" if self.text_features_dim is None else "text_features_dim")
+        if self.null_text == "given" and self.text_features_dim is None:
+            raise ValueError("PriorConfig.null_text: 'given' is for features; with token ids it is learned")
 
     def build(self) -> "models.prior.DiffusionPrior":
         from models.prior import DiffusionPrior
@@ -354,8 +219,13 @@ class UpsamplerConfig(Config):
     num_res_blocks: int | tuple[int, ...]
     dropout: float = 0.0
     learned_variance: bool = True
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How the low resolution input is resized; ADM: bilinear."""
+    use_scale_shift_norm: bool = True
+    """ADM: true; Karlo: false."""
+    last_step_unet: bool = False
+    """A second U-Net of the same shape makes the last step, t = 0 (Karlo).  Not for training."""
+    interpolation: Literal["bilinear", "bicubic", "bicubic_antialias"] = "bilinear"
+    """How the low resolution input is resized; ADM: bilinear.  Karlo: torch's antialiased bicubic, another
+    kernel even where nothing is made smaller (a = -0.5, not -0.75)."""
     residual: bool = False
     """Add the resized input to the output, so that an untrained network already returns it.  Only for
     networks that predict x0; not in the paper, whose networks train for a million steps instead."""
@@ -406,6 +276,7 @@ class UpsamplerConfig(Config):
             middle_attention=self.middle_attention,
             encoder_channels=None if self.text is None else self.text.width,
             self_attention=self.self_attention,
+            use_scale_shift_norm=self.use_scale_shift_norm,
             dropout=self.dropout,
             resblock_updown=not self.efficient,
             norm_groups=self.norm_groups,

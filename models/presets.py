@@ -5,14 +5,8 @@ upsamplers are the upsampler with text.  Sizes against the published ones: `test
 `docs/relatives.md`, which also says what the papers leave open.
 """
 
-from models.config import (
-    DecoderConfig,
-    DiffusionConfig,
-    TextFeaturesConfig,
-    TextTransformerConfig,
-    UnCLIPConfig,
-    UpsamplerConfig,
-)
+from models.config import DecoderConfig, DiffusionConfig, UnCLIPConfig, UpsamplerConfig
+from models.config_text import TextFeaturesConfig, TextTransformerConfig
 from models.sampling import CascadeSampling, StageSampling
 
 GPT2_VOCAB, T5_XXL_WIDTH = 50_257, 4_096

@@ -3,7 +3,7 @@
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from models.config import TextFeaturesConfig, TextTransformerConfig
+from models.config_text import TextFeaturesConfig, TextTransformerConfig
 from models.text_features import Conditioning, TextFeatures
 from models.text_transformer import TextTransformer
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from models.config import TextFeaturesConfig
+from models.config_text import TextFeaturesConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +26,62 @@ class Conditioning:
 
 
 @final
+class NullText(nn.Module):
+    """What stands for a dropped text: features of the full context, a mask, and a pooled vector if any."""
+
+    features: Tensor
+    mask: Tensor
+    pooled: Tensor
+
+    def __init__(self, context: int, features_dim: int, pooled_dim: int | None, *, learned: bool) -> None:
+        super().__init__()
+        self.learned = learned
+        self.register_buffer("mask", torch.ones(1, context, dtype=torch.bool))
+        for name, shape in (("features", (context, features_dim)), ("pooled", (pooled_dim,))):
+            if shape[0] is None:
+                continue
+            if learned:
+                self.register_parameter(name, nn.Parameter(torch.randn(1, *shape) * 0.02))
+            else:
+                # NaN until given: zeros would pass for an encoding.
+                self.register_buffer(name, torch.full((1, *shape), torch.nan))
+
+    def replace(
+        self,
+        features: Float[Tensor, "B L c"],
+        mask: Bool[Tensor, "B L"],
+        pooled: Float[Tensor, "B p"] | None,
+        drop: Bool[Tensor, " B"],
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The same with the null where `drop` is True.  Raises `ValueError` where none was given."""
+        if not self.learned and bool(self.features.isnan().any()):
+            raise ValueError(
+                "a text is dropped, but what stands for it was never given; call set_null with the encoder's "
+                "output for the empty prompt"
+            )
+        if pooled is not None:
+            pooled = torch.where(drop[:, None], self.pooled, pooled)
+        features = torch.where(drop[:, None, None], self.features, features)
+        return features, torch.where(drop[:, None], self.mask, mask), pooled
+
+    @torch.no_grad()
+    def set(
+        self,
+        features: Float[Tensor, "1 L c"],
+        mask: Bool[Tensor, "1 L"],
+        pooled: Float[Tensor, "1 p"] | None,
+    ) -> None:
+        """Give the null.  Raises `ValueError` where it is learned."""
+        if self.learned:
+            raise ValueError("set_null: this network learned its null; configure null_text='given'")
+        features, mask = pad_to_context(features, mask, self.mask.shape[1])
+        self.features.copy_(features)
+        self.mask.copy_(mask)
+        if pooled is not None:
+            self.pooled.copy_(pooled)
+
+
+@final
 class TextFeatures(nn.Module):
     """Features to a normalised context sequence, their pooled vector to a shift of the timestep embedding.
 
@@ -34,10 +90,6 @@ class TextFeatures(nn.Module):
     trains with 10 % dropped) or given by `set_null` (Karlo: its encoder's output for the empty prompt).
     """
 
-    null_features: Tensor
-    null_mask: Tensor
-    null_pooled: Tensor
-
     def __init__(self, config: TextFeaturesConfig) -> None:
         super().__init__()
         self.config = config
@@ -45,10 +97,7 @@ class TextFeatures(nn.Module):
         self.proj = nn.Linear(c.features_dim, c.width)
         self.norm = nn.LayerNorm(c.width)
         self.pooled_to_time = nn.Linear(c.pooled_dim or c.features_dim, c.time_width)
-        self.register_buffer("null_mask", torch.ones(1, c.context, dtype=torch.bool))
-        self._add_null("null_features", c.context, c.features_dim)
-        if c.pooled_dim is not None:
-            self._add_null("null_pooled", c.pooled_dim)
+        self.null = NullText(c.context, c.features_dim, c.pooled_dim, learned=c.null == "learned")
 
     def forward(
         self,
@@ -63,21 +112,15 @@ class TextFeatures(nn.Module):
         that was never given.
         """
         self._check(features, pooled)
-        missing = self.config.context - features.shape[1]
-        features, mask = F.pad(features, (0, 0, 0, missing)), F.pad(mask, (0, missing), value=False)
+        features, mask = pad_to_context(features, mask, self.config.context)
         if drop is not None:
-            self._check_null()
-            features = torch.where(drop[:, None, None], self.null_features, features)
-            mask = torch.where(drop[:, None], self.null_mask, mask)
-            if pooled is not None:
-                pooled = torch.where(drop[:, None], self.null_pooled, pooled)
+            features, mask, pooled = self.null.replace(features, mask, pooled, drop)
         return Conditioning(
             context=self.norm(self.proj(features)).transpose(1, 2).contiguous(),
             context_mask=mask,
             time_shift=self.pooled_to_time(_masked_mean(features, mask) if pooled is None else pooled),
         )
 
-    @torch.no_grad()
     def set_null(
         self,
         features: Float[Tensor, "1 L c"],
@@ -85,28 +128,8 @@ class TextFeatures(nn.Module):
         pooled: Float[Tensor, "1 p"] | None = None,
     ) -> None:
         """What stands for a dropped text from now on, and in the weights when they are saved."""
-        if self.config.null != "given":
-            raise ValueError("TextFeatures.set_null: this network learned its null; configure null='given'")
         self._check(features, pooled)
-        missing = self.config.context - features.shape[1]
-        self.null_features.copy_(F.pad(features, (0, 0, 0, missing)))
-        self.null_mask.copy_(F.pad(mask, (0, missing), value=False))
-        if pooled is not None:
-            self.null_pooled.copy_(pooled)
-
-    def _add_null(self, name: str, *shape: int) -> None:
-        if self.config.null == "learned":
-            self.register_parameter(name, nn.Parameter(torch.randn(1, *shape) * 0.02))
-        else:
-            # NaN until given: zeros would pass for an encoding.
-            self.register_buffer(name, torch.full((1, *shape), torch.nan))
-
-    def _check_null(self) -> None:
-        if self.config.null == "given" and bool(self.null_features.isnan().any()):
-            raise ValueError(
-                "TextFeatures: a text is dropped, but what stands for it was never given; call set_null with "
-                "the encoder's output for the empty prompt"
-            )
+        self.null.set(features, mask, pooled)
 
     def _check(self, features: Tensor, pooled: Tensor | None) -> None:
         c = self.config
@@ -118,6 +141,13 @@ class TextFeatures(nn.Module):
         got = None if pooled is None else pooled.shape[-1]
         if got != c.pooled_dim:
             raise ValueError(f"TextFeatures: expected a pooled vector of width {c.pooled_dim}, got {got}")
+
+
+def pad_to_context(
+    features: Float[Tensor, "B L c"], mask: Bool[Tensor, "B L"], context: int
+) -> tuple[Float[Tensor, "B context c"], Bool[Tensor, "B context"]]:
+    missing = context - features.shape[1]
+    return F.pad(features, (0, 0, 0, missing)), F.pad(mask, (0, missing), value=False)
 
 
 def _masked_mean(x: Float[Tensor, "B L c"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B c"]:

@@ -30,6 +30,7 @@ class Upsampler(TextConditioned):
         super().__init__()
         self.config = config
         self.unet = UNet(config.unet)
+        self.last_unet = UNet(config.unet) if config.last_step_unet else None
         width, embedding = config.model_channels, self.unet.embedding_channels
         if config.text is not None:
             self.add_text(config.text, embedding)
@@ -96,12 +97,22 @@ class Upsampler(TextConditioned):
                 f"shape; crop both alike"
             )
         resized = self.resize(low_res, (height, width))
-        output = self.unet(torch.cat([x_t, resized], dim=1), t, **conditions)
+        output = self._unet_of(t)(torch.cat([x_t, resized], dim=1), t, **conditions)
         return output + resized if self.config.residual else output
 
     def resize(self, low_res: Float[Tensor, "B 3 h w"], size: tuple[int, int]) -> Float[Tensor, "B 3 H W"]:
         """The low resolution image at the output's size, as the network sees it."""
-        return F.interpolate(low_res, size, mode=self.config.interpolation, align_corners=False)
+        mode, _, antialias = self.config.interpolation.partition("_")
+        return F.interpolate(low_res, size, mode=mode, align_corners=False, antialias=bool(antialias))
+
+    def _unet_of(self, t: Int[Tensor, " B"]) -> UNet:
+        if self.last_unet is None or not bool((t == 0).any()):
+            return self.unet
+        if not bool((t == 0).all()):
+            raise ValueError(
+                "Upsampler: with last_step_unet all samples are at step 0 or none; it is not trained"
+            )
+        return self.last_unet
 
     def _check_given(self, name: str, value: Tensor | None, expected: bool) -> None:
         if (value is not None) != expected:

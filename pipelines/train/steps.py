@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from infra.machine import available_memory_bytes
 from infra.store import Draft, Rows
-from models.config import TextTransformerConfig, tagged
+from models.config import tagged
+from models.config_text import TextTransformerConfig
 from pipelines.aligned import encoder_identity
 from pipelines.step import Context, Estimate, Step
 from pipelines.train.config import (
     TrainConfig,
     TrainDecoderConfig,
+    TrainDiffusionConfig,
     TrainPriorConfig,
     TrainResources,
     TrainUpsamplerConfig,
@@ -204,6 +206,7 @@ class TrainStep(Step[ConfigT, TrainResources]):
             prefetch=resources.prefetch,
             cache_bytes=resources.cache_mb * 2**20,
             tracking_id=context.draft.address,
+            loss_aware_steps=_loss_aware_steps(config),
         )
 
     def _write(
@@ -320,6 +323,12 @@ class TrainUpsampler(TrainStep[TrainUpsamplerConfig]):
         text = config.network.text
         # Features are refused by the configuration.
         return (text.context, text.vocab_size) if isinstance(text, TextTransformerConfig) else None
+
+
+def _loss_aware_steps(config: TrainConfig) -> int | None:
+    if isinstance(config, TrainDiffusionConfig) and config.timesteps == "loss_aware":
+        return config.diffusion.steps
+    return None
 
 
 def _engine_name(config: TrainConfig) -> str:

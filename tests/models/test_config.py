@@ -12,13 +12,13 @@ from models.config import (
     NetworkConfig,
     NoisedClipConfig,
     PriorConfig,
-    TextFeaturesConfig,
     UnCLIPConfig,
     UNetConfig,
     UpsamplerConfig,
     from_tagged,
     tagged,
 )
+from models.config_text import TextFeaturesConfig
 from models.sampling import CascadeSampling, StageSampling
 from tests.models.tiny import CLIP_HEADS, DECODER, PRIOR, UNCLIP, UPSAMPLER
 

@@ -12,14 +12,13 @@ from models.config import (
     DecoderConfig,
     DiffusionConfig,
     NoisedClipConfig,
-    TextFeaturesConfig,
-    TextTransformerConfig,
     UnCLIPConfig,
     UpsamplerConfig,
     from_tagged,
     parameter_count,
     tagged,
 )
+from models.config_text import TextFeaturesConfig, TextTransformerConfig
 from models.layers import AttentionBlock, CrossAttentionBlock
 from models.noised_clip import clip_guide
 from models.presets import GLIDE, GLIDE_SAMPLING, GLIDE_SMALL, IMAGEN, IMAGEN_SAMPLING

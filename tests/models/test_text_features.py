@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from models.config import DecoderConfig, TextFeaturesConfig
+from models.config import DecoderConfig
+from models.config_text import TextFeaturesConfig
 from models.diffusion.guidance import Guided
 from models.text_features import TextFeatures
 from tests.models.tiny import CONTEXT, DECODER, DIM, prompts, randomised, unit
@@ -50,7 +51,7 @@ def test_a_dropped_text_is_a_learned_null() -> None:
         assert torch.equal(value[DROP], two.as_kwargs()[name][DROP])
     assert not torch.equal(one.context[~DROP], two.context[~DROP])
     one.context.pow(2).sum().backward()
-    assert network.null_features.grad is not None and bool(network.null_features.grad.any())
+    assert network.null.features.grad is not None and bool(network.null.features.grad.any())
 
 
 def test_a_given_null_is_the_encoding_of_the_empty_prompt() -> None:
@@ -63,7 +64,7 @@ def test_a_given_null_is_the_encoding_of_the_empty_prompt() -> None:
     dropped = network(TEXT, MASK, VECTOR, DROP).as_kwargs()
     for name, value in network(empty, mask, vector).as_kwargs().items():
         torch.testing.assert_close(dropped[name][DROP], value.expand_as(dropped[name][DROP]))
-    assert {"null_features", "null_mask", "null_pooled"} <= network.state_dict().keys()
+    assert {"null.features", "null.mask", "null.pooled"} <= network.state_dict().keys()
     with pytest.raises(ValueError, match="this network learned its null"):
         text_features().set_null(empty, mask, vector)
 

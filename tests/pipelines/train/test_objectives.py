@@ -10,13 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.config import (
-    DecoderConfig,
-    DiffusionConfig,
-    PriorConfig,
-    TextTransformerConfig,
-    UpsamplerConfig,
-)
+from models.config import DecoderConfig, DiffusionConfig, PriorConfig, UpsamplerConfig
+from models.config_text import TextTransformerConfig
 from models.prior import embedding_scale
 from pipelines.train.draws import Draws, Purpose
 from pipelines.train.loop import split_batch
