@@ -216,7 +216,7 @@ class UnCLIP(nn.Module):
         x_T = noise.draw(shape, device=low_res.device, dtype=low_res.dtype)
         level = None
         if config.noise_conditioning:
-            level = torch.full((len(low_res),), settings.noise_level, device=low_res.device)
+            level = low_res.new_full((len(low_res),), settings.noise_level)
             low_res = process.noise_to_level(low_res, level, noise.like(low_res))
         return sample(
             settings,

@@ -66,7 +66,10 @@ class Upsampler(TextConditioned):
         text_mask: Bool[Tensor, "B L"] | None = None,
         drop_text: Bool[Tensor, " B"] | None = None,
     ) -> dict[str, Tensor]:
-        """What `denoise` takes beside the low resolution image; it does not change along a chain."""
+        """What `denoise` takes beside the low resolution image; it does not change along a chain.
+
+        `text_mask` is True on the text; None: everywhere.
+        """
         self._check_given("text", text, self.config.text is not None)
         self._check_given("noise_level", noise_level, self.config.noise_conditioning)
         conditions: dict[str, Tensor] = {}

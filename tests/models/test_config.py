@@ -23,7 +23,10 @@ from models.sampling import CascadeSampling, StageSampling
 from tests.models.tiny import CLIP_HEADS, DECODER, PRIOR, UNCLIP, UPSAMPLER
 
 
-@pytest.mark.parametrize("config", [PRIOR, DECODER, UPSAMPLER, DECODER.unet, CLIP_HEADS, UNCLIP])
+NOISED_CLIP = NoisedClipConfig(embedding_dim=4, width=8, layers=1, heads=2, image_size=8)
+
+
+@pytest.mark.parametrize("config", [PRIOR, DECODER, UPSAMPLER, DECODER.unet, CLIP_HEADS, NOISED_CLIP, UNCLIP])
 def test_a_configuration_survives_json_and_rebuilds_its_network(config: NetworkConfig) -> None:
     restored = from_tagged(json.loads(json.dumps(tagged(config))))
     assert restored == config

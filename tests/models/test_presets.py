@@ -136,6 +136,13 @@ def imagen(text: Tensor = TEXT, mask: Tensor = MASK, **changes: object) -> tuple
     return IMAGEN_MODEL.generate(text, mask, **settings).images_m11  # type: ignore[arg-type]
 
 
+def test_a_cascade_without_a_prior_survives_json() -> None:
+    for model in (IMAGEN_MODEL, GLIDE_MODEL):
+        restored = UnCLIPConfig.from_dict(json.loads(json.dumps(model.config.to_dict())))
+        assert restored == model.config
+        assert restored.build().state_dict().keys() == model.state_dict().keys()
+
+
 def upsampled(stage: int, **changes: object) -> list[StageSampling]:
     settings = list(SAMPLING.upsamplers)
     settings[stage] = dataclasses.replace(settings[stage], **changes)  # type: ignore[arg-type]
