@@ -47,6 +47,7 @@ def tiny_text_encoder(folder: Path) -> None:
 
 def random_unclip(config: UnCLIPConfig = CASCADE) -> UnCLIP:
     model = config.build()
+    assert model.prior is not None
     for seed, part in enumerate((model.prior, model.decoder, *model.upsamplers)):
         randomise(part, seed)
     return model.eval().requires_grad_(False)
@@ -64,7 +65,7 @@ def tiny_unclip(root: Path, config: UnCLIPConfig = CASCADE) -> Path:
     encoder = ClipText(root / "clip")
     model = random_unclip(config)
     (features, mask), pooled = encoder.features([""]), torch.from_numpy(encoder.encode_texts([""]))
-    assert isinstance(model.decoder.text, TextFeatures)
+    assert isinstance(model.decoder.text, TextFeatures) and model.prior is not None
     model.prior.set_null(features, mask, pooled)
     model.decoder.text.set_null(features, mask, pooled)
     write_cascade(

@@ -34,6 +34,11 @@ NEUTRAL: dict[str, Any] = {
 }
 """What diffusers' U-Nets are at unless told otherwise, beside null and false, and what ours are."""
 
+UNET_FIELDS = ("image_size", "model_channels", "channel_mult", "num_res_blocks", "dropout", "norm_groups")
+DECODER_FIELDS = (
+    *("embedding_dim", "attention_resolutions", "num_head_channels"),
+    *("image_tokens", "text_context", "text_width"),
+)
 PREDICTIONS = {"epsilon": "epsilon", "sample": "x0"}
 VARIANCES = {"learned_range": "learned_range", "fixed_small_log": "fixed_small"}
 
@@ -42,6 +47,7 @@ def prior_values(config: PriorConfig) -> dict[str, Any]:
     """Of `PriorTransformer`.  Raises `StateDictError` naming a field that it cannot express."""
     _require(
         config,
+        ("embedding_dim", "context", "width", "layers", "heads", "dropout"),
         {
             "text_features_dim": config.embedding_dim,
             "null_text": "given",
@@ -85,12 +91,12 @@ def decoder_values(config: DecoderConfig) -> dict[str, Any]:
     width = config.embedding_dim
     _require(
         config,
+        (*UNET_FIELDS, *DECODER_FIELDS),
         {
             "text_features_dim": width,
             "text_pooled_dim": width,
             "null_text": "given",
             "embedding_scale": 1.0,
-            "patch_size": 1,
         },
     )
     attends = [side in config.attention_resolutions for side in config.unet.level_sides]
@@ -162,7 +168,8 @@ def upsampler_values(config: UpsamplerConfig) -> dict[str, Any]:
     """Of both `UNet2DModel`.  Raises `StateDictError` naming a field that they cannot express."""
     _require(
         config,
-        {"interpolation": "bicubic_antialias", "learned_variance": False, "residual": False, "patch_size": 1},
+        (*UNET_FIELDS, "low_res_size", "use_scale_shift_norm", "last_step_unet"),
+        {"interpolation": "bicubic_antialias", "learned_variance": False},
     )
     levels = len(config.channel_mult)
     return {
@@ -207,7 +214,7 @@ def read_upsampler(values: Values, low_res_size: int, where: str) -> UpsamplerCo
 
 def scheduler_values(config: DiffusionConfig) -> dict[str, Any]:
     """Of `UnCLIPScheduler`.  Raises `StateDictError` naming a field that it cannot express."""
-    _require(config, {"schedule": "cosine"})
+    _require(config, ("steps", "prediction", "variance", "clip_range"), {"schedule": "cosine"})
     predictions = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     variances = {ours: theirs for theirs, ours in VARIANCES.items()}
     for field, known in (("prediction", predictions), ("variance", variances)):
@@ -242,16 +249,21 @@ def read_scheduler(values: Values, where: str) -> DiffusionConfig:
     return config
 
 
-def _require(config: Any, fields: Mapping[str, Any]) -> None:
-    """Raises unless the configuration is what diffusers' unCLIP can express."""
-    defaults = {field.name: field for field in dataclasses.fields(config)}
-    for name, wanted in fields.items():
-        assert name in defaults
-        if (got := getattr(config, name)) != wanted:
+def _require(config: Any, written: tuple[str, ...], fields: Mapping[str, Any]) -> None:
+    """Raises unless diffusers' unCLIP can express the configuration: besides the fields that are `written`,
+    each is as `fields` says, or at its default."""
+    for field in dataclasses.fields(config):
+        wanted = fields.get(field.name, field.default)
+        if field.name not in written and (got := getattr(config, field.name)) != wanted:
             raise StateDictError(
-                f"{type(config).__name__}.{name}: diffusers' unCLIP has no counterpart for {got!r}, only for "
-                f"{wanted!r}"
+                f"{type(config).__name__}.{field.name}: diffusers' unCLIP has no counterpart for {got!r}, "
+                f"only for {wanted!r}"
             )
+    if not isinstance(getattr(config, "num_res_blocks", 1), int):
+        raise StateDictError(
+            f"{type(config).__name__}.num_res_blocks: diffusers' unCLIP has one number for all levels, got "
+            f"{config.num_res_blocks}"
+        )
 
 
 def _agree(ours: Values, theirs: Values, where: str) -> None:

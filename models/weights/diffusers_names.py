@@ -85,7 +85,7 @@ def unet_rows(config: UNetConfig) -> list[Row]:
     last = len(config.channel_mult) - 1
     number = 1
     for level in range(last + 1):
-        for i in range(config.num_res_blocks):
+        for i in range(config.level_blocks[level]):
             rows += _block(config, level, f"input_blocks.{number}", f"down_blocks.{level}", i)
             number += 1
         if level < last:
@@ -99,9 +99,10 @@ def unet_rows(config: UNetConfig) -> list[Row]:
     number = 0
     for level in reversed(range(last + 1)):
         up = f"up_blocks.{last - level}"
-        for i in range(config.num_res_blocks + 1):
+        blocks = config.level_blocks[level] + 1
+        for i in range(blocks):
             rows += _block(config, level, f"output_blocks.{number}", up, i)
-            if level > 0 and i == config.num_res_blocks:
+            if level > 0 and i == blocks - 1:
                 position = 2 if _attends(config, level) else 1
                 rows += _res_block(f"output_blocks.{number}.{position}", f"{up}.upsamplers.0")
             number += 1

@@ -57,6 +57,8 @@ def export_diffusers(model_dir: Path, out: Path) -> Path:
 
 def pipeline_values(config: UnCLIPConfig) -> dict[str, dict[str, Any]]:
     """Every part's configuration.  Raises `StateDictError` naming what diffusers cannot express."""
+    if config.prior is None or config.prior_diffusion is None:
+        raise StateDictError("UnCLIPConfig.prior: diffusers' unCLIP has one, got none")
     if len(config.upsamplers) != 1:
         raise StateDictError(
             f"UnCLIPConfig.upsamplers: diffusers' unCLIP has exactly one, got {len(config.upsamplers)}"
@@ -79,6 +81,8 @@ def pipeline_states(model: UnCLIP) -> dict[str, dict[str, Tensor]]:
     from models.weights.names import to_theirs
 
     config, upsampler = model.config, model.upsamplers[0]
+    assert model.prior is not None
+    prior = to_theirs(prior_rows(model.prior.config), model.prior.state_dict())
     renamed = to_theirs(decoder_rows(config.decoder), model.decoder.state_dict())
     renamed |= to_theirs(upsampler_rows(config.upsamplers[0]), upsampler.state_dict())
     states = {
@@ -87,7 +91,7 @@ def pipeline_states(model: UnCLIP) -> dict[str, dict[str, Tensor]]:
     }
     # Without a network of its own for the last step, the one for all others makes it.
     states["super_res_last"] = states["super_res_last"] or states["super_res_first"]
-    return {"prior": to_theirs(prior_rows(config.prior), model.prior.state_dict()), **states}
+    return {"prior": prior, **states}
 
 
 def _index(values: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -128,6 +128,7 @@ def _read_diffusers(source: Path) -> tuple[UnCLIPConfig, Callable[[UnCLIP], None
         }
         super_res = {key: value for key, value in joined.items() if key.startswith("super_res_")}
         rest = {key: value for key, value in joined.items() if key not in super_res}
+        assert model.prior is not None
         _fill(model.prior, prior_rows(prior), states["prior"], f"{source}/prior")
         _fill(model.decoder, decoder_rows(decoder), rest, f"{source}")
         _fill(model.upsamplers[0], upsampler_rows(upsampler), super_res, f"{source}")
@@ -166,6 +167,7 @@ def _read_karlo(source: Path, given: dict[str, str]) -> tuple[UnCLIPConfig, Call
     config = _cascade(prior, decoder, upsampler, KARLO_DIFFUSIONS)
 
     def load(model: UnCLIP) -> None:
+        assert model.prior is not None
         statistics = {f"stats.{k}": v.flatten() for k, v in states["statistics"].items()}
         parts: list[tuple[nn.Module, Rows, dict[str, Tensor], str]] = [
             (model.prior, openai.karlo_prior_rows, states["prior"] | statistics, "prior"),
@@ -287,7 +289,7 @@ def _write_model(model: UnCLIP, source: Path, out: Path) -> Path:
     encoder = ClipText(source)
     features, mask = encoder.features([""])
     pooled = torch.from_numpy(encoder.encode_texts([""]))
-    assert isinstance(model.decoder.text, TextFeatures)
+    assert isinstance(model.decoder.text, TextFeatures) and model.prior is not None
     model.prior.set_null(features, mask, pooled)
     model.decoder.text.set_null(features, mask, pooled)
     write_cascade(

@@ -67,6 +67,7 @@ def test_one_network_for_every_step_stays_one(tmp_path: Path) -> None:
 
 KARLO = dataclasses.replace(
     CASCADE,
+    prior_diffusion=dataclasses.replace(CASCADE.prior_diffusion, clip_range=10.0),  # type: ignore[type-var]
     decoder=dataclasses.replace(CASCADE.decoder, model_channels=32, norm_groups=32),
     upsamplers=(dataclasses.replace(CASCADE.upsamplers[0], model_channels=32, norm_groups=32),),
 )
@@ -76,6 +77,7 @@ KARLO_SETTINGS = {"image_size": "16", "upsampled_size": "32", "num_head_channels
 def karlo_folder(folder: Path, model: UnCLIP) -> Path:
     """The model as Karlo's four files; its names are facts of the published converter's."""
     tiny_text_encoder(folder)
+    assert model.prior is not None
     prior, decoder, upsampler = (
         part.state_dict() for part in (model.prior, model.decoder, model.upsamplers[0])
     )
@@ -98,6 +100,7 @@ def test_karlos_files_are_a_model(tmp_path: Path) -> None:
     source = karlo_folder(tmp_path / "karlo", expected)
     got = read_cascade(import_weights(source, tmp_path / "out", KARLO_SETTINGS)).model
     assert got.config == KARLO
+    assert got.prior is not None
     assert not bool(got.prior.state_dict()["given_null.features"].isnan().any())
     for name, value in expected.state_dict().items():
         if "null." not in name:
@@ -199,6 +202,14 @@ def test_pipelines_that_do_not_fit_are_refused(exported: Path, tmp_path: Path) -
             {"upsamplers": (dataclasses.replace(CASCADE.upsamplers[0], interpolation="bilinear"),)},
             "UpsamplerConfig.interpolation: .* no counterpart for 'bilinear', only for 'bicubic_antialias'",
         ),
+        (
+            {"upsamplers": (dataclasses.replace(CASCADE.upsamplers[0], efficient=True),)},
+            "UpsamplerConfig.efficient: .* no counterpart for True, only for False",
+        ),
+        (
+            {"upsamplers": (dataclasses.replace(CASCADE.upsamplers[0], num_res_blocks=(1, 2)),)},
+            r"num_res_blocks: .* one number for all levels, got \(1, 2\)",
+        ),
         ({"decoder_diffusion": DiffusionConfig(schedule="linear")}, "DiffusionConfig.schedule"),
         (
             {"decoder_diffusion": DiffusionConfig(prediction="v")},
@@ -208,7 +219,7 @@ def test_pipelines_that_do_not_fit_are_refused(exported: Path, tmp_path: Path) -
             {"upsamplers": (), "upsampler_diffusions": ()},
             "upsamplers: diffusers' unCLIP has exactly one, got 0",
         ),
-        (None, "text_features_dim: .* no counterpart for None, only for 16"),
+        (None, "PriorConfig.vocab_size: .* no counterpart for 50, only for None"),
     ],
 )
 def test_what_diffusers_cannot_express_is_named(
