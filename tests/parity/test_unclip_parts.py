@@ -2,6 +2,7 @@
 export's tables, same inputs, outputs and gradients of every weight."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -10,7 +11,15 @@ from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel
 from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 from torch import Tensor, nn
 
-from models.weights.diffusers_config import decoder_values, prior_values, text_proj_values, upsampler_values
+from models.weights.diffusers_config import (
+    decoder_values,
+    prior_values,
+    read_decoder,
+    read_prior,
+    read_upsampler,
+    text_proj_values,
+    upsampler_values,
+)
 from models.weights.diffusers_names import decoder_rows, prior_rows, upsampler_rows
 from models.weights.names import Row, to_theirs
 from tests.parity.unclip_parts import DECODER, DIM, PRIOR, UPSAMPLER, part, randomise, text_of, theirs
@@ -103,3 +112,64 @@ def test_upsampler_equals_super_resolution(t: int, name: str, scale_shift: bool)
     upscaled = F.interpolate(low_res, size=[32, 24], mode="bicubic", align_corners=False, antialias=True)
     a, b = ours(x_t, steps, low_res), other(torch.cat([x_t, upscaled], dim=1), steps).sample
     compare(rows, ours, a, {f"{name}.": other}, b)
+
+
+KARLO_UNET = {
+    "layers_per_block": 3,
+    "block_out_channels": [320, 640, 960, 1280],
+    "norm_num_groups": 32,
+    "dropout": 0.0,
+}
+KARLO_DECODER = {
+    **KARLO_UNET,
+    "sample_size": 64,
+    "in_channels": 3,
+    "out_channels": 6,
+    "down_block_types": ["ResnetDownsampleBlock2D", *["SimpleCrossAttnDownBlock2D"] * 3],
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "up_block_types": [*["SimpleCrossAttnUpBlock2D"] * 3, "ResnetUpsampleBlock2D"],
+    "cross_attention_dim": 1536,
+    "class_embed_type": "identity",
+    "attention_head_dim": 64,
+    "resnet_time_scale_shift": "scale_shift",
+}
+KARLO_TEXT_PROJ = {
+    "clip_extra_context_tokens": 4,
+    "clip_embeddings_dim": 768,
+    "time_embed_dim": 1280,
+    "cross_attention_dim": 1536,
+}
+KARLO_SUPER_RES = {
+    **KARLO_UNET,
+    "sample_size": 256,
+    "in_channels": 6,
+    "out_channels": 3,
+    "down_block_types": ["ResnetDownsampleBlock2D"] * 4,
+    "up_block_types": ["ResnetUpsampleBlock2D"] * 4,
+    "add_attention": False,
+}
+
+
+def test_karlos_published_configuration_is_read_and_every_weight_has_its_shape() -> None:
+    """At full size on the meta device; the values are those of the published converter."""
+    with torch.device("meta"):
+        networks = {
+            "prior": PriorTransformer(),
+            "decoder": UNet2DConditionModel(**KARLO_DECODER),
+            "text_proj": UnCLIPTextProjModel(**KARLO_TEXT_PROJ),
+            "super_res_first": UNet2DModel(**KARLO_SUPER_RES),
+            "super_res_last": UNet2DModel(**KARLO_SUPER_RES),
+        }
+        values = {name: json.loads(network.to_json_string()) for name, network in networks.items()}
+        prior = read_prior(values["prior"], "prior")
+        decoder = read_decoder(values["decoder"], values["text_proj"], prior.context, "karlo")
+        upsampler = read_upsampler(values["super_res_first"], decoder.image_size, "super_res_first")
+        states = {
+            "prior.": to_theirs(prior_rows(prior), prior.build().state_dict()),
+            "": to_theirs(decoder_rows(decoder), decoder.build().state_dict())
+            | to_theirs(upsampler_rows(upsampler), upsampler.build().state_dict()),
+        }
+    ours = {prefix + key: v.shape for prefix, state in states.items() for key, v in state.items()}
+    expected = {f"{name}.{key}": v.shape for name, n in networks.items() for key, v in n.state_dict().items()}
+    assert ours == expected
+    assert sum(shape.numel() for shape in ours.values()) == pytest.approx(3.31e9, rel=0.01)
