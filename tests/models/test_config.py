@@ -22,7 +22,6 @@ from models.config_text import TextFeaturesConfig
 from models.sampling import CascadeSampling, StageSampling
 from tests.models.tiny import CLIP_HEADS, DECODER, PRIOR, UNCLIP, UPSAMPLER
 
-
 NOISED_CLIP = NoisedClipConfig(embedding_dim=4, width=8, layers=1, heads=2, image_size=8)
 
 
