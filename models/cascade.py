@@ -10,20 +10,26 @@ from functools import partial
 from typing import Any, final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from models.config import UnCLIPConfig
+from models.diffusion.analytic import NoisePowers
 from models.diffusion.guidance import Guided
 from models.diffusion.noise import SampleNoise
+from models.diffusion.process import Diffusion
 from models.diffusion.samplers import Callback
+from models.prior import DiffusionPrior
 from models.sampling import CascadeSampling, StageSampling, sample
 from models.upsampler import Upsampler
 
 Progress = Callable[[str, int, int, Tensor], None]
 """Called with (stage, steps done, steps in total, current estimate of x_0); stages: prior, decoder,
 upsampler0, ..."""
+
+PriorSampler = Callable[..., Tensor]
+"""Called with text, its mask and its embedding, and by name with `settings`, `noise` and `callback`; returns
+image embeddings of unit norm, a row each.  Each prior has its own: `sample`."""
 
 PRIOR_STREAM, DECODER_STREAM, UPSAMPLER_STREAM = 0, 1, 2
 
@@ -51,9 +57,19 @@ class UnCLIP(nn.Module):
         super().__init__()
         self.config = config
         self.prior = config.prior.build()
+        self.prior_diffusion: Diffusion | None = None
+        self.prior_sampler: PriorSampler = self.prior.sample
+        if isinstance(self.prior, DiffusionPrior):
+            assert config.prior_diffusion is not None  # checked
+            self.prior_diffusion = config.prior_diffusion.build()
+            self.noise_powers = NoisePowers(
+                self.prior_diffusion, config.prior_noise_powers, data_variance=self.prior.data_variance
+            )
+            self.prior_sampler = partial(
+                self.prior.sample, diffusion=self.prior_diffusion, powers=self.noise_powers
+            )
         self.decoder = config.decoder.build()
         self.upsamplers = nn.ModuleList([c.build() for c in config.upsamplers])
-        self.prior_diffusion = config.prior_diffusion.build()
         self.decoder_diffusion = config.decoder_diffusion.build()
         self.upsampler_diffusions = [c.build() for c in config.upsampler_diffusions]
 
@@ -105,24 +121,15 @@ class UnCLIP(nn.Module):
         progress: Progress | None = None,
     ) -> Float[Tensor, "n d"]:
         """Image embeddings of unit norm: of `candidates` draws the one of the largest dot product with the
-        text embedding (section 2.2).
-
-        The paper leaves the norm of a sample as it comes; here it is set to 1, the only one the decoder has
-        seen.
-        """
+        text embedding (section 2.2)."""
         _check_finite("text_embedding", text_embedding)
         inputs = (text_tokens, text_mask, text_embedding)
-        text, mask, embedding = (x.repeat_interleave(candidates, dim=0) for x in inputs)
-        conditions = {"text": text, "text_mask": mask, "text_embedding": embedding}
-        kept, dropped = (torch.full((len(text),), flag, device=text.device) for flag in (False, True))
-        conditional, null = {**conditions, "drop": kept}, {**conditions, "drop": dropped}
-        denoise = Guided(self.prior.denoise, conditional, null, settings.guidance)
-        noise = SampleNoise(seed, len(text), first=first_index * candidates, stream=PRIOR_STREAM)
-        x_T, callback = noise.like(embedding), _named(progress, "prior")
-        scaled = sample(
-            settings, self.prior_diffusion, denoise, x_T, noise=noise, clip_x0=False, callback=callback
+        conditions = [x.repeat_interleave(candidates, dim=0) for x in inputs]
+        count = len(text_embedding) * candidates
+        noise = SampleNoise(seed, count, first=first_index * candidates, stream=PRIOR_STREAM)
+        z = self.prior_sampler(
+            *conditions, settings=settings, noise=noise, callback=_named(progress, "prior")
         )
-        z = F.normalize(scaled / self.prior.scale, dim=-1)
         by_sample = z.reshape(-1, candidates, z.shape[1])
         best = torch.einsum("ncd,nd->nc", by_sample, text_embedding).argmax(dim=1)
         return by_sample[torch.arange(len(best), device=best.device), best]

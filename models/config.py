@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     # Modules, not names: the forward references below are absolute, which the run-time shape checks resolve.
     import torch.nn
 
+    import models.ar_prior
     import models.cascade
     import models.clip_heads
     import models.decoder
@@ -186,10 +187,68 @@ class PriorConfig(Config):
             )
         check_positive(self, "vocab_size" if self.text_features_dim is None else "text_features_dim")
 
+    @property
+    def text_context(self) -> int:
+        """Tokens a caption may have, by the name that it has in the other networks."""
+        return self.context
+
     def build(self) -> "models.prior.DiffusionPrior":
         from models.prior import DiffusionPrior
 
         return DiffusionPrior(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ARPriorConfig(Config):
+    """Autoregressive prior (2204.06125, section 2.2).  Names as in Table 3, the latent decoder's without a
+    prefix."""
+
+    embedding_dim: int
+    components: int
+    """Principal components of the embedding, one token each; the paper keeps 319 of 1,024."""
+    vocab_size: int
+    text_context: int
+    text_width: int
+    text_layers: int
+    text_heads: int
+    context: int
+    """Positions of the latent decoder itself: text embedding, dot product, all tokens but the last."""
+    width: int
+    layers: int
+    heads: int
+    buckets: int = 1024
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_positive(self, "embedding_dim", "components", "context", "width", "layers", "heads", "buckets")
+        check_divides(self, "width", self.width, "heads", self.heads)
+        check_fraction(self, "dropout")
+        if self.components > self.embedding_dim:
+            raise ValueError(
+                f"ARPriorConfig.components: expected at most embedding_dim={self.embedding_dim}, got "
+                f"{self.components}"
+            )
+        if self.context < self.components + 1:
+            raise ValueError(
+                f"ARPriorConfig.context: {self.components} components need {self.components + 1} positions "
+                f"(text embedding, dot product, all tokens but the last), got {self.context}"
+            )
+        _ = self.text
+
+    @property
+    def text(self) -> TextTransformerConfig:
+        return TextTransformerConfig(
+            vocab_size=self.vocab_size,
+            context=self.text_context,
+            width=self.text_width,
+            layers=self.text_layers,
+            heads=self.text_heads,
+        )
+
+    def build(self) -> "models.ar_prior.AutoregressivePrior":
+        from models.ar_prior import AutoregressivePrior
+
+        return AutoregressivePrior(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -329,14 +388,24 @@ class ClipHeadsConfig(Config):
 class UnCLIPConfig(Config):
     """The whole cascade: every network with its process."""
 
-    prior: PriorConfig
-    prior_diffusion: DiffusionConfig
+    prior: PriorConfig | ARPriorConfig
+    prior_diffusion: DiffusionConfig | None
+    """None for an autoregressive prior."""
     decoder: DecoderConfig
     decoder_diffusion: DiffusionConfig
     upsamplers: tuple[UpsamplerConfig, ...] = ()
     upsampler_diffusions: tuple[DiffusionConfig, ...] = ()
+    prior_noise_powers: tuple[str, ...] = ()
+    """Respacings, as `spaced_steps` takes them, at which the prior can be sampled with analytic variance."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.prior, PriorConfig) == (self.prior_diffusion is None):
+            raise ValueError(
+                f"UnCLIPConfig.prior_diffusion: a diffusion prior needs a process, an autoregressive one has "
+                f"none; got {type(self.prior).__name__} with {self.prior_diffusion}"
+            )
+        if self.prior_noise_powers and self.prior_diffusion is None:
+            raise ValueError("UnCLIPConfig.prior_noise_powers: an autoregressive prior has no noise")
         if self.prior.embedding_dim != self.decoder.embedding_dim:
             raise ValueError(
                 f"UnCLIPConfig: the prior makes embeddings of {self.prior.embedding_dim} dimensions, the "
@@ -362,7 +431,15 @@ class UnCLIPConfig(Config):
         return UnCLIP(self)
 
 
-NetworkConfig = UNetConfig | PriorConfig | DecoderConfig | UpsamplerConfig | ClipHeadsConfig | UnCLIPConfig
+NetworkConfig = (
+    UNetConfig
+    | PriorConfig
+    | ARPriorConfig
+    | DecoderConfig
+    | UpsamplerConfig
+    | ClipHeadsConfig
+    | UnCLIPConfig
+)
 _NETWORKS: dict[str, type[NetworkConfig]] = {c.__name__: c for c in typing.get_args(NetworkConfig)}
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import types
 import typing
 from typing import Any, ClassVar, TypeVar
 
@@ -44,9 +45,18 @@ def _plain(value: Any) -> Any:
 def _restore(hint: Any, value: Any) -> Any:
     if isinstance(hint, type) and issubclass(hint, Config) and isinstance(value, dict):
         return hint.from_dict(value)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType) and isinstance(value, dict):
+        return _of_union([c for c in typing.get_args(hint) if c is not type(None)], value)
     if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
         return tuple(_restore(typing.get_args(hint)[0], v) for v in value)
     return value
+
+
+def _of_union(classes: list[type[Config]], values: dict[str, Any]) -> Config:
+    """The one class of a union that has all these keys; where none has, the nearest says what is wrong."""
+    known = [{f.name for f in dataclasses.fields(c)} for c in classes]  # type: ignore[arg-type]
+    unknown = [len(values.keys() - names) for names in known]
+    return classes[unknown.index(min(unknown))].from_dict(values)
 
 
 def check_positive(config: Config, *names: str) -> None:

@@ -60,7 +60,7 @@ class Bench:
             embeddings=inputs["embeddings"],
             verdict=inputs["verdict"],
             work=work,
-            context=min(cascade.config.prior.context, cascade.config.decoder.text_context),
+            context=min(cascade.config.prior.text_context, cascade.config.decoder.text_context),
             vocab_size=vocab_size_of(cascade.config),
             seed=config.seed,
         )

@@ -197,7 +197,7 @@ def _undisturbed(work: Path, artifact: Artifact) -> State:
     """The same training without Ray and without a kill."""
     from infra.store import Draft
     from pipelines.step import Context
-    from pipelines.train.steps import TrainPrior
+    from pipelines.train.prior_steps import TrainPrior
 
     given = driver.inputs(work)
     step = TrainPrior()

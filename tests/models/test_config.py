@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import pydantic
 import pytest
 
 from models.config import (
+    ARPriorConfig,
     ClipHeadsConfig,
     DecoderConfig,
     DiffusionConfig,
@@ -18,10 +20,12 @@ from models.config import (
     tagged,
 )
 from models.sampling import CascadeSampling, StageSampling
-from tests.models.tiny import CLIP_HEADS, DECODER, PRIOR, UNCLIP, UPSAMPLER
+from tests.models.tiny import AR_PRIOR, AR_UNCLIP, CLIP_HEADS, DECODER, PRIOR, UNCLIP, UPSAMPLER
 
 
-@pytest.mark.parametrize("config", [PRIOR, DECODER, UPSAMPLER, DECODER.unet, CLIP_HEADS, UNCLIP])
+@pytest.mark.parametrize(
+    "config", [PRIOR, AR_PRIOR, DECODER, UPSAMPLER, DECODER.unet, CLIP_HEADS, UNCLIP, AR_UNCLIP]
+)
 def test_a_configuration_survives_json_and_rebuilds_its_network(config: NetworkConfig) -> None:
     restored = from_tagged(json.loads(json.dumps(tagged(config))))
     assert restored == config
@@ -52,7 +56,10 @@ def test_reading_a_configuration_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+ANALYTIC = StageSampling(sampler="ddpm", variance="analytic")
+FIELDS = {f.name: getattr(UNCLIP, f.name) for f in dataclasses.fields(UNCLIP)}
 UNET = {"image_size": 64, "model_channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1}
+AR = AR_PRIOR.to_dict()
 BAD: list[tuple[type, dict[str, object], str]] = [
     (UNetConfig, {**UNET, "image_size": 63}, r"image_size \(63\) must be divisible by stride \(2\)"),
     (UNetConfig, {**UNET, "model_channels": 48}, r"\(48\) must be divisible by norm_groups \(32\)"),
@@ -63,9 +70,16 @@ BAD: list[tuple[type, dict[str, object], str]] = [
     (UNetConfig, {**UNET, "num_res_blocks": 0}, "num_res_blocks: expected a positive integer, got 0"),
     (PriorConfig, {"embedding_dim": 8, "context": 4, "width": 8, "layers": 1, "heads": 3}, "heads"),
     (PriorConfig, {"embedding_dim": 8, "context": 4, "width": 8, "layers": 1, "heads": 2}, "exactly one"),
+    (ARPriorConfig, {**AR, "components": 17}, "components: expected at most embedding_dim=16, got 17"),
+    (ARPriorConfig, {**AR, "components": 8}, "8 components need 9 positions .* got 8"),
+    (ARPriorConfig, {**AR, "text_heads": 3}, "heads"),
+    (StageSampling, {"variance": "analytic"}, "belongs to sampler 'ddpm', got 'ddim'"),
+    (CascadeSampling, {"decoder": ANALYTIC}, "estimated for the prior alone"),
     (UpsamplerConfig, {**UNET, "low_res_size": 48}, r"image_size \(64\) must be divisible by low_res_size"),
     (UpsamplerConfig, {**UNET, "low_res_size": 16, "residual": True}, "learned_variance"),
     (ClipHeadsConfig, {"image_dim": 8, "text_dim": 8, "dim": -1}, "dim: expected a positive integer"),
+    (UnCLIPConfig, {**FIELDS, "prior": AR_PRIOR}, "an autoregressive one has none"),
+    (UnCLIPConfig, {**FIELDS, "prior_diffusion": None}, "a diffusion prior needs a process"),
     (
         UnCLIPConfig,
         {

@@ -23,7 +23,8 @@ from pipelines.train.cost import START_S, cost_of
 from pipelines.train.job import TrainJob
 from pipelines.train.loop import train
 from pipelines.train.precision import choose_numerics
-from pipelines.train.steps import TrainDecoder, TrainPrior, TrainStep, TrainUpsampler
+from pipelines.train.prior_steps import TrainARPrior, TrainPrior
+from pipelines.train.steps import TrainDecoder, TrainStep, TrainUpsampler
 from tests.pipelines.train.fixtures import CONTEXT, VOCAB, Tiny
 
 WIRING = {"corpus": "c", "embeddings": "e", "verdict": "v"}
@@ -38,6 +39,24 @@ PRIOR = {
         "heads": 2,
         "vocab_size": VOCAB,
     },
+}
+AR_PRIOR = {
+    **COMMON,
+    "network": {
+        "embedding_dim": 16,
+        "components": 12,
+        "vocab_size": VOCAB,
+        "text_context": CONTEXT,
+        "text_width": 16,
+        "text_layers": 1,
+        "text_heads": 2,
+        "context": 16,
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "buckets": 32,
+    },
+    "least_variance": 0.5,
 }
 DECODER = {
     **COMMON,
@@ -74,6 +93,7 @@ UPSAMPLER = {
 }
 STAGES: list[tuple[TrainStep[Any], dict[str, Any]]] = [
     (TrainPrior(), PRIOR),
+    (TrainARPrior(), AR_PRIOR),
     (TrainDecoder(), DECODER),
     (TrainUpsampler(), UPSAMPLER),
 ]
@@ -194,14 +214,18 @@ def test_an_artifact_rebuilds_its_network_and_accounts_for_every_kept_sample(
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_the_same_training_writes_the_same_bytes(tiny: Tiny, tmp_path: Path) -> None:
-    step, files = TrainPrior(), []
+@pytest.mark.parametrize(("step", "config"), STAGES[:2])
+def test_the_same_training_writes_the_same_bytes(
+    step: TrainStep[Any], config: dict[str, Any], tiny: Tiny, tmp_path: Path
+) -> None:
+    files: list[dict[str, bytes]] = []
     for name in ("a", "b"):
-        context = _context(step, step.Config(**PRIOR, zero_stage=None), tiny, tmp_path / name)
+        context = _context(step, step.Config(**config, zero_stage=None), tiny, tmp_path / name)
         step.run(context)
         files.append({p.name: p.read_bytes() for p in context.draft.path.iterdir() if p.is_file()})
     assert files[0] == files[1]
-    assert set(files[0]) == {"config.json", "model.safetensors", "ema.safetensors", "training.json"}
+    weights = {"model.safetensors", "ema.safetensors"}
+    assert set(files[0]) - {"noise_powers.safetensors"} == {"config.json", "training.json"} | weights
 
 
 @pytest.mark.usefixtures("without_ray")
