@@ -29,7 +29,7 @@ upsampler0, ..."""
 
 PriorSampler = Callable[..., Tensor]
 """Called with text, its mask and its embedding, and by name with `settings`, `noise` and `callback`; returns
-image embeddings of unit norm, a row each.  Each prior has its own: `sample`."""
+image embeddings, a row each.  Each prior has its own: `sample`."""
 
 PRIOR_STREAM, DECODER_STREAM, UPSAMPLER_STREAM = 0, 1, 2
 
@@ -39,7 +39,7 @@ class Generated:
     """Every stage's output, samples of one prompt next to each other."""
 
     image_embeddings: Float[Tensor, "n d"]
-    """Of the prior, unit norm."""
+    """Of the prior, of unit norm unless it is one of standardised embeddings."""
     images_m11: tuple[Float[Tensor, "n 3 _h _w"], ...]
     """Of the decoder and each upsampler, in [-1, 1]."""
 
@@ -76,7 +76,7 @@ class UnCLIP(nn.Module):
     @torch.no_grad()
     def generate(
         self,
-        text_tokens: Int[Tensor, "prompts L"],
+        text_tokens: Int[Tensor, "prompts L"] | Float[Tensor, "prompts L c"],
         text_mask: Bool[Tensor, "prompts L"],
         text_embedding: Float[Tensor, "prompts d"],
         *,
@@ -102,7 +102,8 @@ class UnCLIP(nn.Module):
         tokens, mask, embedding = (x.repeat_interleave(samples, dim=0) for x in inputs)
         candidates = sampling.prior_candidates
         z = self.sample_prior(tokens, mask, embedding, settings=sampling.prior, candidates=candidates, **draw)
-        images = [self.decode(z, tokens, mask, settings=sampling.decoder, **draw)]
+        pooled = None if self.config.decoder.text_pooled_dim is None else embedding
+        images = [self.decode(z, tokens, mask, settings=sampling.decoder, text_pooled=pooled, **draw)]
         for stage in range(len(self.upsamplers)):
             images.append(self.upsample(images[-1], stage, settings=sampling.upsamplers[stage], **draw))
         return Generated(image_embeddings=z, images_m11=tuple(images))
@@ -120,8 +121,8 @@ class UnCLIP(nn.Module):
         first_index: int = 0,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n d"]:
-        """Image embeddings of unit norm: of `candidates` draws the one of the largest dot product with the
-        text embedding (section 2.2)."""
+        """Image embeddings: of `candidates` draws the one of the largest dot product with the
+        text embedding (section 2.2).  Their norm is what the prior's own `sample` says."""
         _check_finite("text_embedding", text_embedding)
         inputs = (text_tokens, text_mask, text_embedding)
         conditions = [x.repeat_interleave(candidates, dim=0) for x in inputs]
@@ -138,11 +139,12 @@ class UnCLIP(nn.Module):
     def decode(
         self,
         image_embedding: Float[Tensor, "n d"],
-        text_tokens: Int[Tensor, "n L"],
+        text_tokens: Int[Tensor, "n L"] | Float[Tensor, "n L c"],
         text_mask: Bool[Tensor, "n L"],
         *,
         seed: int,
         settings: StageSampling,
+        text_pooled: Float[Tensor, "n p"] | None = None,
         x_T: Float[Tensor, "n 3 H W"] | None = None,
         first_index: int = 0,
         progress: Progress | None = None,
@@ -153,7 +155,7 @@ class UnCLIP(nn.Module):
         noise = SampleNoise(seed, len(image_embedding), first=first_index, stream=DECODER_STREAM)
         size = self.decoder.config.image_size
         drawn = noise.draw((3, size, size), device=image_embedding.device, dtype=image_embedding.dtype)
-        denoise = self.guided_decoder(image_embedding, text_tokens, text_mask, settings.guidance)
+        denoise = self.guided_decoder(image_embedding, text_tokens, text_mask, settings.guidance, text_pooled)
         return sample(
             settings,
             self.decoder_diffusion,
@@ -167,14 +169,17 @@ class UnCLIP(nn.Module):
     def guided_decoder(
         self,
         image_embedding: Float[Tensor, "n d"],
-        text_tokens: Int[Tensor, "n L"],
+        text_tokens: Int[Tensor, "n L"] | Float[Tensor, "n L c"],
         text_mask: Bool[Tensor, "n L"],
         guidance: float,
+        text_pooled: Float[Tensor, "n p"] | None = None,
     ) -> Guided:
         """The decoder with its conditions bound, as samplers take it."""
         everything = torch.ones(len(image_embedding), dtype=torch.bool, device=image_embedding.device)
-        conditional = self.decoder.condition(image_embedding, text_tokens, text_mask)
-        null = self.decoder.condition(image_embedding, text_tokens, text_mask, everything, everything)
+        condition = partial(
+            self.decoder.condition, image_embedding, text_tokens, text_mask, text_pooled=text_pooled
+        )
+        conditional, null = condition(), condition(everything, everything)
         return Guided(self.decoder.denoise, conditional.as_kwargs(), null.as_kwargs(), guidance)
 
     @torch.no_grad()

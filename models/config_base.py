@@ -45,18 +45,23 @@ def _plain(value: Any) -> Any:
 def _restore(hint: Any, value: Any) -> Any:
     if isinstance(hint, type) and issubclass(hint, Config) and isinstance(value, dict):
         return hint.from_dict(value)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType) and isinstance(value, dict):
-        return _of_union([c for c in typing.get_args(hint) if c is not type(None)], value)
     if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
         return tuple(_restore(typing.get_args(hint)[0], v) for v in value)
+    if typing.get_origin(hint) is types.UnionType:
+        return _restore(_member(typing.get_args(hint), value), value)
     return value
 
 
-def _of_union(classes: list[type[Config]], values: dict[str, Any]) -> Config:
-    """The one class of a union that has all these keys; where none has, the nearest says what is wrong."""
-    known = [{f.name for f in dataclasses.fields(c)} for c in classes]  # type: ignore[arg-type]
-    unknown = [len(values.keys() - names) for names in known]
-    return classes[unknown.index(min(unknown))].from_dict(values)
+def _member(hints: tuple[Any, ...], value: Any) -> Any:
+    """The member of a union that `value` is of: for a list the tuple, for a dict the configuration with the
+    fewest keys that it does not know."""
+    if isinstance(value, list | tuple):
+        return next((hint for hint in hints if typing.get_origin(hint) is tuple), None)
+    configs = [hint for hint in hints if isinstance(hint, type) and issubclass(hint, Config)]
+    if not configs or not isinstance(value, dict):
+        return None
+    known = {config: {f.name for f in dataclasses.fields(config)} for config in configs}  # type: ignore[arg-type]
+    return min(configs, key=lambda config: len(value.keys() - known[config]))
 
 
 def check_positive(config: Config, *names: str) -> None:

@@ -1,117 +1,141 @@
-"""Principal components of embeddings, fitted out of core (unCLIP, 2204.06125, sections 2.2 and 3.4).
+"""Principal components of embeddings, fitted in one pass (2204.06125, section 3 and Fig. 7).
 
-n samples, d embedding width, K components kept.
+d embedding width, k components kept.
 """
 
+from collections.abc import Iterable
 from typing import final
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
 @final
 class Pca(nn.Module):
-    """Mean and principal axes, ordered by decreasing variance; saved like any weights, trained never.
+    """An orthonormal basis, its directions ordered by how much the embeddings vary along them.
 
-    >>> moments = Moments(3)
-    >>> moments.add(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]))
-    >>> pca = moments.pca(keep=0.99)
-    >>> pca.components.shape, pca.kept
-    (torch.Size([2, 3]), 1.0)
+    All it holds is buffers, so `state_dict()` goes into safetensors as it is.  Make one with `Pca.fit`, or
+    with `Pca(d, k)` and `load_state_dict`.
+
+        >>> x = torch.tensor([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]])
+        >>> pca = Pca.fit([x])
+        >>> bool(torch.allclose(pca.truncate(x, 1), x, atol=1e-6))
+        True
     """
 
-    mean: Tensor
-    components: Tensor
-    variances: Tensor
+    mean: Float[Tensor, " d"]
+    components: Float[Tensor, "k d"]
+    """Rows of unit norm, largest variance first; their largest entry is positive, so that a fit has one
+    sign."""
+    variance: Float[Tensor, " k"]
+    """Of the fitted embeddings along each component (n - 1 in the denominator)."""
+    total_variance: Float[Tensor, ""]
+    """Along all d directions, those left out included."""
 
     def __init__(self, dim: int, components: int) -> None:
         super().__init__()
         if not 1 <= components <= dim:
-            raise ValueError(f"Pca: expected 1 to {dim} (the width) components, got {components}")
+            raise ValueError(f"Pca: expected 1 to {dim} components of {dim} dimensions, got {components}")
         self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("components", torch.zeros(components, dim))
-        self.register_buffer("variances", torch.zeros(dim))
+        self.register_buffer("components", torch.eye(dim)[:components])
+        self.register_buffer("variance", torch.ones(components))
+        self.register_buffer("total_variance", torch.tensor(float(dim)))
 
-    @property
-    def kept(self) -> float:
-        """Share of the variance that the kept components hold."""
-        return float(self.variances[: len(self.components)].sum() / self.variances.sum())
+    @staticmethod
+    def fit(batches: Iterable[Float[Tensor, "_n d"]], components: int | None = None) -> "Pca":
+        """The components of all rows of `batches`, read once, whatever their number; None: all d.
 
-    def project(self, embedding: Float[Tensor, "n d"]) -> Float64[Tensor, "n K"]:
-        """Coefficients, in float64: what is quantised must not depend on the precision or the batch size of
-        the network around it (autocast leaves float64 alone)."""
-        if embedding.shape[1] != self.mean.shape[0]:
-            raise ValueError(
-                f"Pca: expected embeddings of width {self.mean.shape[0]}, got {embedding.shape[1]}"
-            )
-        return (embedding.double() - self.mean.double()) @ self.components.double().T
-
-    def reconstruct(self, coefficients: Float[Tensor, "n k"]) -> Float[Tensor, "n d"]:
-        """Embeddings from their first k coefficients, the others at 0; of no particular norm."""
-        components = self.components[: coefficients.shape[1]].double()
-        return (self.mean.double() + coefficients.double() @ components).to(self.mean.dtype)
-
-    def truncate(self, embedding: Float[Tensor, "n d"], k: int) -> Float[Tensor, "n d"]:
-        """The embedding's first `k` components alone, brought back to unit norm: what the PCA
-        reconstructions of Figure 7 are decoded from.
-
-        Raises `ValueError` where fewer than `k` components are kept.
+        Holds a d by d matrix in float64.  Raises `ValueError` on fewer than two rows, on numbers that are not
+        finite, and on more components than dimensions.
         """
-        if not 1 <= k <= len(self.components):
-            raise ValueError(f"Pca.truncate: expected 1 to {len(self.components)} components, got {k}")
-        return F.normalize(self.reconstruct(self.project(embedding)[:, :k]), dim=-1)
-
-
-@final
-class Moments:
-    """Sums over a stream of embeddings, from which their principal components follow.
-
-    In float64: the second moment is nearly the square of the mean where embeddings lie in a narrow cone.
-    """
-
-    def __init__(self, dim: int) -> None:
-        self.count = 0
-        self._sum = torch.zeros(dim, dtype=torch.float64)
-        self._second = torch.zeros(dim, dim, dtype=torch.float64)
-
-    def add(self, embedding: Float[Tensor, "n d"]) -> None:
-        """Take in another batch.  Raises `ValueError` on numbers that are not finite."""
-        if not bool(torch.isfinite(embedding).all()):
-            raise ValueError("Moments: expected finite embeddings, got NaN or infinity")
-        x = embedding.detach().cpu().double()
-        self.count += len(x)
-        self._sum += x.sum(dim=0)
-        self._second += x.T @ x
-
-    def pca(self, keep: int | float = 0.99) -> Pca:
-        """The first `keep` components; a share below 1: as few as hold that share of the variance.
-
-        99 % took 319 of 1,024 components in the paper.  Raises `ValueError` where the embeddings are fewer
-        than two or all alike.
-        """
-        if self.count < 2:
-            raise ValueError(f"Moments.pca: expected at least 2 embeddings, got {self.count}")
-        mean = self._sum / self.count
-        values, vectors = torch.linalg.eigh(self._second / self.count - torch.outer(mean, mean))
-        variances, axes = values.flip(0).clamp(min=0), vectors.flip(1).T
-        if float(variances[0]) <= 1e-12 * float(self._second.trace() / self.count):
-            raise ValueError("Moments.pca: expected embeddings that differ, got no variance")
-        number = keep if isinstance(keep, int) else components_for(variances, keep)
-        pca = Pca(len(mean), number)
-        # An axis has no sign of its own: its largest entry is made positive, whatever the library returned.
-        axes = axes[:number]
-        signs = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True)).sign()
+        count, mean, scatter = _moments(batches)
+        # In float64 the smallest eigenvalues come out as +-1e-17 rather than 0.
+        eigenvalues, vectors = torch.linalg.eigh(scatter / (count - 1))
+        eigenvalues, directions = eigenvalues.flip(0).clamp(min=0), vectors.T.flip(0)
+        largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
+        pca = Pca(len(mean), len(mean) if components is None else components)
+        k = len(pca.components)
         pca.mean.copy_(mean)
-        pca.components.copy_(axes * signs)
-        pca.variances.copy_(variances)
+        pca.components.copy_((directions * largest.sign())[:k])
+        pca.variance.copy_(eigenvalues[:k])
+        pca.total_variance.copy_(eigenvalues.sum())
         return pca
 
+    def first(self, components: int) -> "Pca":
+        """The same basis cut down to its first components."""
+        self._check(components)
+        pca = Pca(len(self.mean), components)
+        for name in ("mean", "total_variance"):
+            getattr(pca, name).copy_(getattr(self, name))
+        for name in ("components", "variance"):
+            getattr(pca, name).copy_(getattr(self, name)[:components])
+        return pca
 
-def components_for(variances: Float[Tensor, " d"], share: float) -> int:
-    """The fewest leading components that hold `share` of the variance."""
-    if not 0 < share <= 1:
-        raise ValueError(f"expected a share of the variance in (0, 1], got {share}")
-    held = variances.double().cumsum(0) / variances.double().sum()
-    return min(int((held < share - 1e-12).sum()) + 1, len(variances))
+    def components_for(self, share: float) -> int:
+        """The fewest leading components that hold `share` of the whole variance.
+
+        unCLIP's embeddings needed 319 of 1,024 for 99 %.  Raises `ValueError` where all of these hold less.
+        """
+        explained = self.variance.double().cumsum(0) / self.total_variance.double()
+        # The sums are of rounded numbers: all components hold the whole but for the last digits.
+        enough = (explained >= share - 1e-6).nonzero()
+        if not 0 < share <= 1 or len(enough) == 0:
+            raise ValueError(
+                f"Pca.components_for: expected a share in (0, 1] that {len(explained)} components hold, got "
+                f"{share}; they hold {float(explained[-1]):.4f}"
+            )
+        return int(enough[0]) + 1
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Coordinates along the components, of the mean 0, in the precision of `x`."""
+        return (x - self.mean.to(x.dtype)) @ self.components.to(x.dtype).T
+
+    def inverse(self, coordinates: Float[Tensor, "n kept"]) -> Float[Tensor, "n d"]:
+        """The embeddings of coordinates along the first `kept` components, the others at their mean, in the
+        precision of the coordinates."""
+        kept = coordinates.shape[1]
+        self._check(kept)
+        dtype = coordinates.dtype
+        return self.mean.to(dtype) + coordinates @ self.components[:kept].to(dtype)
+
+    def truncate(self, x: Float[Tensor, "n d"], kept: int) -> Float[Tensor, "n d"]:
+        """`x` as its first `kept` components tell it.  Its norm shrinks with what is left out."""
+        self._check(kept)
+        return self.inverse(self(x)[:, :kept])
+
+    def explained(self) -> Float[Tensor, " k"]:
+        """Share of the whole variance in the first 1, 2, ... k components."""
+        return self.variance.cumsum(0) / self.total_variance
+
+    def _check(self, kept: int) -> None:
+        if not 1 <= kept <= len(self.components):
+            raise ValueError(f"Pca: expected 1 to {len(self.components)} components, got {kept}")
+
+
+def _moments(batches: Iterable[Tensor]) -> tuple[int, Tensor, Tensor]:
+    """Number of rows, their mean, and their scatter about it, in float64.
+
+    Two batches are merged by the pairwise update of Chan, Golub and LeVeque (1979): sums of squares about
+    zero would lose the digits of a variance that is small beside the mean.
+    """
+    count, mean, scatter = 0, torch.zeros(0), torch.zeros(0)
+    for batch in batches:
+        rows = batch.detach().double().cpu()
+        if not bool(torch.isfinite(rows).all()):
+            raise ValueError(f"Pca.fit: expected finite numbers, got NaN or infinity after {count} rows")
+        if len(rows) == 0:
+            continue
+        centre = rows.mean(dim=0)
+        about_centre = (rows - centre).T @ (rows - centre)
+        if count == 0:
+            count, mean, scatter = len(rows), centre, about_centre
+            continue
+        if rows.shape[1] != len(mean):
+            raise ValueError(f"Pca.fit: expected rows of {len(mean)} numbers, got {rows.shape[1]}")
+        total, step = count + len(rows), centre - mean
+        scatter = scatter + about_centre + torch.outer(step, step) * (count * len(rows) / total)
+        mean, count = mean + step * (len(rows) / total), total
+    if count < 2:
+        raise ValueError(f"Pca.fit: expected at least 2 rows, got {count}")
+    return count, mean, scatter

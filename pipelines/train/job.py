@@ -49,6 +49,8 @@ class TrainJob:
     tracking_id: str = ""
     buffers: Path | None = None
     """The network's buffers, fitted before training began: constants of it, which no checkpoint repeats."""
+    loss_aware_steps: int | None = None
+    """Timesteps of the process, drawn by their losses (2102.09672, section 3.3); None: uniform."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` where the batch cannot be cut."""

@@ -84,6 +84,8 @@ class DecoderObjective:
     """The hybrid loss with learned variance; embedding and caption dropped independently (section 2.1)."""
 
     diffusion: DiffusionConfig
+    image: bool = True
+    """Whether the network sees the image embedding; GLIDE's does not."""
     drop_image: float = 0.1
     drop_text: float = 0.5
 
@@ -97,7 +99,7 @@ class DecoderObjective:
         output = network(
             x_t,
             t,
-            _to(device, batch.image_embedding),
+            _to(device, batch.image_embedding) if self.image else None,
             _to(device, batch.tokens),
             _to(device, batch.mask),
             drop_image,

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from models.config import DiffusionConfig
 from pipelines.step import Context
 from pipelines.train.config import TrainARPriorConfig, TrainPriorConfig, TrainResources
 from pipelines.train.precision import Numerics
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from models.diffusion.samplers import Denoiser
-    from models.pca import Pca
     from pipelines.train.job import TrainedConfig
     from pipelines.train.objectives import StageObjective
     from pipelines.train.stream import Batch
@@ -121,9 +119,6 @@ class TrainARPrior(TrainStep[TrainARPriorConfig]):
 
         return ARPriorObjective(drop_text=config.drop_text)
 
-    def diffusion(self, config: TrainARPriorConfig) -> DiffusionConfig | None:  # noqa: ARG002
-        return None
-
     def text(self, config: TrainARPriorConfig) -> tuple[int, int]:
         return config.network.text_context, config.network.vocab_size
 
@@ -137,7 +132,8 @@ class TrainARPrior(TrainStep[TrainARPriorConfig]):
         """
         import torch
 
-        from models.embedding_codec import fit_codec
+        from models.embedding_codec import EmbeddingCodec
+        from models.pca import Pca
 
         config, network = context.config, context.config.network
         torch.set_num_threads(config.threads)
@@ -146,24 +142,20 @@ class TrainARPrior(TrainStep[TrainARPriorConfig]):
             for batch in _training_batches(context, config.codec_samples, FIT_BATCH):
                 yield torch.from_numpy(batch.image_embedding), torch.from_numpy(batch.text_embedding)
 
-        codec = fit_codec(batches, keep=network.components, buckets=network.buckets)
-        _require_variance(codec.pca, config.least_variance)
+        pca = Pca.fit(image for image, _ in batches())
+        held = float(pca.explained()[network.components - 1])
+        if held < config.least_variance:
+            raise ValueError(
+                f"network.components: {network.components} hold {100 * held:.2f} % of the variance of the "
+                f"training embeddings, least_variance is {config.least_variance}; give "
+                f"{pca.components_for(config.least_variance)} components, or lower least_variance"
+            )
         context.progress.say(
             f"{context.progress.name}: {network.components} of {network.embedding_dim} components hold "
-            f"{100 * codec.pca.kept:.2f} % of the embeddings' variance"
+            f"{100 * held:.2f} % of the embeddings' variance"
         )
+        codec = EmbeddingCodec.fit(pca.first(network.components), batches(), buckets=network.buckets)
         return {f"codec.{name}": tensor for name, tensor in codec.named_buffers()}
-
-
-def _require_variance(pca: Pca, least: float) -> None:
-    from models.pca import components_for
-
-    if pca.kept < least:
-        raise ValueError(
-            f"network.components: {len(pca.components)} hold {100 * pca.kept:.2f} % of the variance of the "
-            f"training embeddings, least_variance is {least}; give {components_for(pca.variances, least)} "
-            f"components, or lower least_variance"
-        )
 
 
 def _training_batches(context: Context[Any, TrainResources], at_most: int, size: int) -> Iterator[Batch]:

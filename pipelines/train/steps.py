@@ -27,6 +27,7 @@ from pipelines.step import Context, Estimate, Step
 from pipelines.train.config import (
     TrainConfig,
     TrainDecoderConfig,
+    TrainDiffusionConfig,
     TrainResources,
     TrainUpsamplerConfig,
 )
@@ -81,8 +82,7 @@ class TrainStep(Step[ConfigT, TrainResources]):
 
     def diffusion(self, config: ConfigT) -> DiffusionConfig | None:
         """The process it is trained with; None: it is not trained by diffusion."""
-        process: DiffusionConfig = config.diffusion  # type: ignore[attr-defined]
-        return process
+        return config.diffusion if isinstance(config, TrainDiffusionConfig) else None
 
     def fit_buffers(self, context: Context[ConfigT, TrainResources]) -> Mapping[str, Tensor]:  # noqa: ARG002
         """What of the network is fitted to the training split before training begins, by name.
@@ -230,6 +230,7 @@ class TrainStep(Step[ConfigT, TrainResources]):
             cache_bytes=resources.cache_mb * 2**20,
             tracking_id=context.draft.address,
             buffers=self._buffers_file(context),
+            loss_aware_steps=_loss_aware_steps(config),
         )
 
     def _buffers_file(self, context: Context[ConfigT, TrainResources]) -> Path | None:
@@ -291,7 +292,10 @@ class TrainDecoder(TrainStep[TrainDecoderConfig]):
         from pipelines.train.objectives import DecoderObjective
 
         return DecoderObjective(
-            diffusion=config.diffusion, drop_image=config.drop_image, drop_text=config.drop_text
+            diffusion=config.diffusion,
+            image=config.network.embedding_dim is not None,
+            drop_image=config.drop_image,
+            drop_text=config.drop_text,
         )
 
     def view(self, config: TrainDecoderConfig) -> View:
@@ -300,9 +304,10 @@ class TrainDecoder(TrainStep[TrainDecoderConfig]):
         return View(side=config.network.image_size)
 
     def text(self, config: TrainDecoderConfig) -> tuple[int, int]:
+        assert config.network.vocab_size is not None  # validated
         return config.network.text_context, config.network.vocab_size
 
-    def embedding_dim(self, config: TrainDecoderConfig) -> int:
+    def embedding_dim(self, config: TrainDecoderConfig) -> int | None:
         return config.network.embedding_dim
 
 
@@ -333,6 +338,12 @@ def _load_buffers(job: TrainJob) -> dict[str, Tensor]:
     import torch
 
     return {} if job.buffers is None else torch.load(job.buffers, weights_only=True)
+
+
+def _loss_aware_steps(config: TrainConfig) -> int | None:
+    if isinstance(config, TrainDiffusionConfig) and config.timesteps == "loss_aware":
+        return config.diffusion.steps
+    return None
 
 
 def _engine_name(config: TrainConfig) -> str:

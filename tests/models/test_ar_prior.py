@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from models.ar_prior import AutoregressivePrior
 from models.config import ARPriorConfig, parameter_count
 from models.diffusion.noise import SampleNoise
-from models.embedding_codec import fit_codec
 from models.sampling import StageSampling
 from models.transformer import LayerCache
-from tests.models.tiny import AR_PRIOR, DIM, prompts, randomised, unit
+from tests.models.tiny import AR_PRIOR, DIM, fitted_codec, prompts, randomised, unit
 
 TABLE_3 = ARPriorConfig(
     embedding_dim=1024,
@@ -30,8 +29,7 @@ IMAGES = unit(64, 11)
 
 def built(config: ARPriorConfig = AR_PRIOR) -> AutoregressivePrior:
     network = randomised(config.build(), scale=0.3)
-    codec = fit_codec(lambda: [(IMAGES, unit(64, 12))], keep=config.components, buckets=config.buckets)
-    network.codec.load_state_dict(codec.state_dict())
+    network.codec = fitted_codec(config, IMAGES, unit(64, 12))
     return network
 
 
@@ -155,7 +153,7 @@ def test_a_tiny_prior_learns_two_modes_and_their_weights() -> None:
 
     g = torch.Generator().manual_seed(0)
     data = draw(2000, g)
-    network.codec = fit_codec(lambda: [(data[0], data[2])], keep=2, buckets=16)
+    network.codec = fitted_codec(config, data[0], data[2])
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
     for _ in range(120):
         z, caption, embedding = draw(256, g)

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from models.ar_prior import AutoregressivePrior
 from models.cascade import Generated, Progress, UnCLIP
-from models.embedding_codec import fit_codec
 from models.sampling import CascadeSampling, StageSampling
-from tests.models.tiny import AR_PRIOR, AR_UNCLIP, UNCLIP, prompts, randomised, unit
+from tests.models.tiny import AR_PRIOR, AR_UNCLIP, UNCLIP, fitted_codec, prompts, randomised, unit
 
 MODEL = randomised(UnCLIP(UNCLIP))
 TOKENS, MASK = prompts([4, 6, 2])
@@ -60,10 +59,7 @@ def test_samples_do_not_depend_on_the_batch_split() -> None:
 def test_either_prior_samples_by_one_call_and_its_own_random_numbers() -> None:
     model = randomised(UnCLIP(AR_UNCLIP))
     assert isinstance(model.prior, AutoregressivePrior)
-    codec = fit_codec(
-        lambda: [(unit(40, 1), unit(40, 2))], keep=AR_PRIOR.components, buckets=AR_PRIOR.buckets
-    )
-    model.prior.codec.load_state_dict(codec.state_dict())
+    model.prior.codec = fitted_codec(AR_PRIOR, unit(40, 1), unit(40, 2))
     out = model.generate(TOKENS, MASK, EMBEDDING, seed=0, samples=2, sampling=SAMPLING)
     torch.testing.assert_close(out.image_embeddings.norm(dim=1), torch.ones(6))
     last = model.generate(

@@ -1,72 +1,65 @@
-import math
+"""Principal components against numpy's, however the rows are cut into batches."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from models.pca import Moments, Pca, components_for
-from tests.models.tiny import unit
+from models.pca import Pca
 
-DIM, RANK = 12, 3
-DEVIATIONS = torch.tensor([3.0, 2.0, 1.0])
-
-
-def low_rank(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Points off the origin in a plane of three known axes, whose spread along each is exact."""
-    axes = torch.linalg.qr(torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(0))).Q[:RANK]
-    free = torch.randn(count, RANK, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    white = torch.linalg.qr(free - free.mean(dim=0)).Q * math.sqrt(count)
-    return (0.5 + (white * DEVIATIONS) @ axes.double()).float(), axes
+ROWS = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)) * torch.arange(8, 0, -1) + 100
 
 
-def fitted(count: int = 200, keep: int | float = 0.99, parts: int = 4) -> Pca:
-    moments = Moments(DIM)
-    for part in low_rank(count)[0].chunk(parts):
-        moments.add(part)
-    return moments.pca(keep)
+@pytest.mark.parametrize("batch", [1, 7, 60])
+def test_the_components_are_those_of_the_covariance(batch: int) -> None:
+    pca = Pca.fit(ROWS.split(batch))
+    expected = np.linalg.eigvalsh(np.cov(ROWS.double().numpy().T))[::-1]
+    np.testing.assert_allclose(pca.variance.numpy(), expected, rtol=1e-5)
+    torch.testing.assert_close(pca.components @ pca.components.T, torch.eye(8), rtol=0, atol=1e-5)
+    torch.testing.assert_close(pca(ROWS).var(dim=0), pca.variance, rtol=1e-4, atol=0)
+    torch.testing.assert_close(pca.components, Pca.fit([ROWS]).components, rtol=0, atol=1e-5)
 
 
-def test_axes_come_out_by_decreasing_variance_whatever_the_batches() -> None:
-    pca, (x, axes) = fitted(), low_rank(200)
-    assert pca.components.shape == (RANK, DIM)
-    torch.testing.assert_close(pca.variances[:RANK], DEVIATIONS**2, rtol=1e-5, atol=0)
-    assert float(pca.variances[RANK:].max()) < 1e-6
-    torch.testing.assert_close((pca.components @ axes.T).abs(), torch.eye(RANK), rtol=0, atol=1e-5)
-    torch.testing.assert_close(pca.mean, x.mean(dim=0), rtol=0, atol=1e-6)
-    torch.testing.assert_close(fitted(parts=1).components, pca.components, rtol=0, atol=1e-6)
-    assert bool((pca.components.gather(1, pca.components.abs().argmax(1, keepdim=True)) > 0).all())
+def test_what_is_left_out_is_the_error_and_all_components_leave_nothing_out() -> None:
+    pca = Pca.fit([ROWS])
+    torch.testing.assert_close(pca.truncate(ROWS, 8), ROWS, rtol=0, atol=1e-4)
+    for kept in (1, 3, 7):
+        error = (pca.truncate(ROWS, kept) - ROWS).square().sum() / (len(ROWS) - 1)
+        torch.testing.assert_close(error, pca.variance[kept:].sum(), rtol=1e-3, atol=0)
+        torch.testing.assert_close(pca.explained()[kept - 1], 1 - error / pca.total_variance)
+    torch.testing.assert_close(Pca.fit([ROWS], 3).truncate(ROWS, 3), pca.truncate(ROWS, 3))
 
 
-def test_a_share_of_the_variance_keeps_the_fewest_components_that_hold_it() -> None:
-    """Of 9 + 4 + 1: one component holds 64 %, two 93 %."""
-    assert [len(fitted(keep=share).components) for share in (0.6, 0.65, 0.93, 1.0)] == [1, 2, 3, RANK]
-    assert fitted(keep=2).kept == pytest.approx(13 / 14, rel=1e-5)
-    assert components_for(torch.tensor([3.0, 1.0]), 0.75) == 1
+def test_a_share_of_the_variance_asks_for_the_fewest_components_that_hold_it() -> None:
+    pca = Pca.fit([ROWS])
+    for kept, share in enumerate(pca.explained().tolist(), start=1):
+        assert pca.components_for(share) == kept
+        assert pca.components_for(share - 0.002) == kept
+    first = pca.first(3)
+    torch.testing.assert_close(first.truncate(ROWS, 2), pca.truncate(ROWS, 2), rtol=0, atol=1e-4)
+    assert torch.equal(first.explained(), pca.explained()[:3])
+    with pytest.raises(ValueError, match=r"that 3 components hold, got 1.0; they hold 0.7"):
+        first.components_for(1.0)
 
 
-def test_truncation_loses_the_components_left_out_and_nothing_else() -> None:
-    x, pca = low_rank(200)[0], fitted()
-    torch.testing.assert_close(pca.reconstruct(pca.project(x)), x, rtol=0, atol=1e-5)
-    lost = x - pca.reconstruct(pca.project(x)[:, :1])
-    assert float(lost.square().sum(dim=1).mean()) == pytest.approx(5.0, rel=1e-4)
-    on_sphere = torch.nn.functional.normalize(x, dim=1)
-    torch.testing.assert_close(pca.truncate(x, RANK), on_sphere, rtol=0, atol=1e-5)
-    torch.testing.assert_close(pca.truncate(x, 1).norm(dim=1), torch.ones(200))
+def test_buffers_are_the_whole_of_it(tmp_path: Path) -> None:
+    pca = Pca.fit([ROWS], 3)
+    save_file(pca.state_dict(), tmp_path / "pca.safetensors")
+    copy = Pca(8, 3)
+    copy.load_state_dict(load_file(tmp_path / "pca.safetensors"))
+    assert torch.equal(copy.truncate(ROWS, 2), pca.truncate(ROWS, 2))
 
 
-def test_what_cannot_be_fitted_or_kept_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 2 embeddings, got 0"):
-        Moments(4).pca()
-    alike = Moments(4)
-    alike.add(torch.ones(5, 4))
-    with pytest.raises(ValueError, match="embeddings that differ"):
-        alike.pca()
-    with pytest.raises(ValueError, match="finite"):
-        alike.add(torch.full((1, 4), float("nan")))
-    with pytest.raises(ValueError, match=r"1 to 12 \(the width\) components, got 13"):
-        fitted(keep=13)
-    with pytest.raises(ValueError, match=r"share of the variance in \(0, 1\], got 1.5"):
-        fitted(keep=1.5)
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 2 rows, got 1"):
+        Pca.fit([ROWS[:1]])
+    with pytest.raises(ValueError, match="NaN or infinity after 60 rows"):
+        Pca.fit([ROWS, ROWS * float("nan")])
+    with pytest.raises(ValueError, match="rows of 8 numbers, got 7"):
+        Pca.fit([ROWS, ROWS[:, :7]])
+    with pytest.raises(ValueError, match="1 to 8 components of 8 dimensions, got 9"):
+        Pca.fit([ROWS], 9)
     with pytest.raises(ValueError, match="1 to 3 components, got 4"):
-        fitted().truncate(low_rank(4)[0], 4)
-    with pytest.raises(ValueError, match="width 12, got 16"):
-        fitted().project(unit(2))
+        Pca.fit([ROWS], 3).truncate(ROWS, 4)

@@ -14,6 +14,8 @@ from models.config import (
     UnCLIPConfig,
     UpsamplerConfig,
 )
+from models.embedding_codec import EmbeddingCodec
+from models.pca import Pca
 
 DIM, CONTEXT, VOCAB = 16, 6, 50
 
@@ -80,6 +82,11 @@ def randomised(network: NetworkT, seed: int = 0, scale: float = 0.1) -> NetworkT
         for parameter in network.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=g) * scale)
     return network.eval()
+
+
+def fitted_codec(config: ARPriorConfig, images: torch.Tensor, texts: torch.Tensor) -> EmbeddingCodec:
+    """The codec of these embeddings, [n, DIM] each."""
+    return EmbeddingCodec.fit(Pca.fit([images], config.components), [(images, texts)], buckets=config.buckets)
 
 
 def prompts(lengths: list[int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
