@@ -93,9 +93,8 @@ class LoadedCascade:
 
     @property
     def context(self) -> int:
-        """Tokens a prompt may have: the smaller of the two contexts it goes into."""
-        config = self.model.config
-        return min(config.prior.text_context, config.decoder.text_context)
+        """Tokens a prompt may have."""
+        return context_of(self.model.config)
 
     @property
     def vocab_size(self) -> int:
@@ -123,16 +122,18 @@ def open_stage(path: Path) -> Stage:
     )
 
 
-def compose(prior: Stage, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIP:
-    """The cascade of these stages with their EMA weights, in evaluation mode.
+def compose(prior: Stage | None, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIP:
+    """The cascade of these stages with their EMA weights, in evaluation mode; without `prior` one whose
+    decoder draws from text alone.
 
     Raises `CascadeError` where a stage is of the wrong class or the stages do not fit together.
     """
     config = _cascade_config(prior, decoder, upsamplers)
     model = config.build()
-    for name, stage in zip(_stage_names(config), (prior, decoder, *upsamplers), strict=True):
+    stages = [*([] if prior is None else [prior]), decoder, *upsamplers]
+    for name, stage in zip(_stage_names(config), stages, strict=True):
         _load(model.get_submodule(name), stage.weights)
-    if prior.noise_powers is not None:
+    if prior is not None and prior.noise_powers is not None:
         _load(model.noise_powers, prior.noise_powers)
     return model.eval().requires_grad_(False)
 
@@ -202,9 +203,9 @@ def read_cascade(folder: Path) -> LoadedCascade:
     )
 
 
-def _cascade_config(prior: Stage, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIPConfig:
+def _cascade_config(prior: Stage | None, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIPConfig:
     expected: list[tuple[Stage, tuple[type, ...]]] = [
-        (prior, (PriorConfig, ARPriorConfig)),
+        *([] if prior is None else [(prior, (PriorConfig, ARPriorConfig))]),
         (decoder, (DecoderConfig,)),
         *((upsampler, (UpsamplerConfig,)) for upsampler in upsamplers),
     ]
@@ -214,32 +215,42 @@ def _cascade_config(prior: Stage, decoder: Stage, upsamplers: Sequence[Stage]) -
                 f"{stage.weights.parent}: expected a network of {' or '.join(c.__name__ for c in wanted)}, "
                 f"got {type(stage.config).__name__}; is it wired to the right step?"
             )
-    assert isinstance(prior.config, PriorConfig | ARPriorConfig)
     assert isinstance(decoder.config, DecoderConfig)
     try:
         return UnCLIPConfig(
-            prior=prior.config,
-            prior_diffusion=prior.diffusion,
+            prior=_prior_config(prior),
+            prior_diffusion=None if prior is None else prior.diffusion,
             decoder=decoder.config,
             decoder_diffusion=decoder.process,
             upsamplers=tuple(u.config for u in upsamplers if isinstance(u.config, UpsamplerConfig)),
             upsampler_diffusions=tuple(u.process for u in upsamplers),
-            prior_noise_powers=respacings(prior.noise_powers),
+            prior_noise_powers=() if prior is None else respacings(prior.noise_powers),
         )
     except ValueError as error:
         raise CascadeError(f"the stages do not make a cascade: {error}") from None
 
 
+def _prior_config(prior: Stage | None) -> PriorConfig | ARPriorConfig | None:
+    return prior.config if prior and isinstance(prior.config, PriorConfig | ARPriorConfig) else None
+
+
+def context_of(config: UnCLIPConfig) -> int:
+    """Tokens a prompt may have: the smallest of the contexts it goes into."""
+    texts = [u.text.context for u in config.upsamplers if u.text is not None]
+    prior = [] if config.prior is None else [config.prior.text_context]
+    return min([config.decoder.text_context, *prior, *texts])
+
+
 def vocab_size_of(config: UnCLIPConfig) -> int:
     """The tokenizer's vocabulary.  Raises `CascadeError` where prior and decoder were trained with two, or
     see no tokens at all."""
-    prior, decoder = config.prior.vocab_size, config.decoder.vocab_size
+    decoder = config.decoder.vocab_size
     if decoder is None:
         raise CascadeError("the decoder takes the features of an outer text encoder, not token ids")
-    if prior != decoder:
+    if config.prior is not None and config.prior.vocab_size != decoder:
         raise CascadeError(
-            f"the prior was trained on a vocabulary of {prior} tokens, the decoder on one of {decoder}; "
-            f"give both the same vocab_size"
+            f"the prior was trained on a vocabulary of {config.prior.vocab_size} tokens, the decoder on one "
+            f"of {decoder}; give both the same vocab_size"
         )
     return decoder
 
@@ -261,7 +272,8 @@ def _saved_names(config: UnCLIPConfig) -> list[str]:
 
 def _stage_names(config: UnCLIPConfig) -> list[str]:
     """Names of the networks, in the order of the cascade."""
-    return ["prior", "decoder", *(f"upsamplers.{i}" for i in range(len(config.upsamplers)))]
+    prior = [] if config.prior is None else ["prior"]
+    return [*prior, "decoder", *(f"upsamplers.{i}" for i in range(len(config.upsamplers)))]
 
 
 def _weights_file(config: UnCLIPConfig, name: str) -> str:

@@ -105,6 +105,9 @@ def upsampler_objective(stage: Stage, diffusion: DiffusionConfig | None = None) 
         diffusion=diffusion or stage.process,
         scale=config.scale,
         degradation=stage.training["objective"]["degradation"],
+        noise_conditioning=config.noise_conditioning,
+        text=config.text is not None,
+        drop_text=0.0,
     )
 
 

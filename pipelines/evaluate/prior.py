@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from models.cascade import UnCLIP
 from models.diffusion.process import Diffusion
+from models.prior import DiffusionPrior
 from models.sampling import StageSampling
 from pipelines.evaluate.held_out import Prompts
 from pipelines.evaluate.ridge import cosine, fit_ridge, unit
@@ -73,8 +74,8 @@ def evaluate_prior(
         "ridge": ridge.predict(test.text_embedding),
         "shuffled_captions": posterior[derangement(len(test), settings.seed)],
     }
-    if cascade.prior_diffusion is not None:
-        predictions["one_step"] = one_step_mean(cascade, cascade.prior_diffusion, prompts, settings)
+    if isinstance(cascade.prior, DiffusionPrior) and cascade.prior_diffusion is not None:
+        predictions["one_step"] = one_step_mean(cascade.prior, cascade.prior_diffusion, prompts, settings)
     per_sample = {
         name: cosine(predictions[name], test.image_embedding) for name in PREDICTIONS if name in predictions
     }
@@ -130,7 +131,7 @@ def best_of_two(
 
 @torch.no_grad()
 def one_step_mean(
-    cascade: UnCLIP, diffusion: Diffusion, prompts: Prompts, settings: PriorSettings
+    prior: DiffusionPrior, diffusion: Diffusion, prompts: Prompts, settings: PriorSettings
 ) -> Float[np.ndarray, "n d"]:
     """What the network predicts where x_t is pure noise and tells nothing of x_0.
 
@@ -140,6 +141,6 @@ def one_step_mean(
     text = prompts.text_embedding
     x_t = torch.randn(text.shape, generator=torch.Generator().manual_seed(settings.seed))
     t = torch.full((len(text),), diffusion.num_steps - 1)
-    output = cascade.prior(x_t, diffusion.original_timesteps(t), prompts.tokens, prompts.mask, text)
+    output = prior(x_t, diffusion.original_timesteps(t), prompts.tokens, prompts.mask, text)
     estimate: np.ndarray = diffusion.predict(output, x_t, t, clip_x0=False).x0.numpy()
     return unit(estimate)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from models.config import ARPriorConfig, DecoderConfig, DiffusionConfig, PriorConfig, UpsamplerConfig
+from models.config_text import TextFeaturesConfig
 from pipelines.step import Resources, StepConfig, input_of
 from pipelines.train.optimiser import OptimiserSettings
 from pipelines.train.precision import DeviceChoice, PrecisionChoice
@@ -138,6 +139,8 @@ class TrainUpsamplerConfig(TrainDiffusionConfig):
     """unCLIP: blur for the first upsampler, bsr for the second."""
     crop_fraction: float = Field(default=0.25, gt=0, le=1)
     """Side of the crops as a share of the target's side."""
+    drop_text: float = Field(default=0.1, ge=0, lt=1)
+    """Of networks that read the caption, for classifier-free guidance."""
 
     @property
     def crop(self) -> int:
@@ -161,6 +164,8 @@ class TrainUpsamplerConfig(TrainDiffusionConfig):
                 f"network.residual adds the input image to the output: diffusion.prediction must be 'x0', "
                 f"got {self.diffusion.prediction!r}"
             )
+        if isinstance(self.network.text, TextFeaturesConfig):
+            raise ValueError("network.text: upsamplers are trained on token ids, give a text transformer")
         for what, divisor in (("stride", self.network.unet.stride), ("scale", self.network.scale)):
             if self.crop % divisor:
                 raise ValueError(

@@ -34,7 +34,7 @@ class TrainPrior(TrainStep[TrainPriorConfig]):
 
     kind = "train_prior"
     produces = "prior"
-    version = 2
+    version = 3
     Config = TrainPriorConfig
 
     def network(self, config: TrainPriorConfig) -> TrainedConfig:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from infra.machine import available_memory_bytes
 from infra.store import Draft, Rows, commit_file
 from models.config import DiffusionConfig, tagged
+from models.config_text import TextTransformerConfig
 from pipelines.aligned import encoder_identity
 from pipelines.step import Context, Estimate, Step
 from pipelines.train.config import (
@@ -57,7 +58,7 @@ ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 class TrainStep(Step[ConfigT, TrainResources]):
     """What the training steps share."""
 
-    version = 1
+    version = 2
     Resources = TrainResources
 
     @abstractmethod
@@ -325,13 +326,23 @@ class TrainUpsampler(TrainStep[TrainUpsamplerConfig]):
         from pipelines.train.objectives import UpsamplerObjective
 
         return UpsamplerObjective(
-            diffusion=config.diffusion, scale=config.network.scale, degradation=config.degradation
+            diffusion=config.diffusion,
+            scale=config.network.scale,
+            degradation=config.degradation,
+            noise_conditioning=config.network.noise_conditioning,
+            text=config.network.text is not None,
+            drop_text=config.drop_text,
         )
 
     def view(self, config: TrainUpsamplerConfig) -> View:
         from pipelines.train.stream import View
 
         return View(side=config.network.image_size, crop=config.crop)
+
+    def text(self, config: TrainUpsamplerConfig) -> tuple[int, int] | None:
+        text = config.network.text
+        # Features are refused by the configuration.
+        return (text.context, text.vocab_size) if isinstance(text, TextTransformerConfig) else None
 
 
 def _load_buffers(job: TrainJob) -> dict[str, Tensor]:
