@@ -1,4 +1,4 @@
-"""GantMan's five classes of images (drawings, hentai, neutral, porn, sexy), as package `nsfw-detector` runs them.
+"""GantMan's five classes of images (drawings, hentai, neutral, porn, sexy), as `nsfw-detector` runs them.
 
 The package is GPL-3.0 and needs TensorFlow: it is imported in an environment of its own, never in ours.
 """
@@ -47,9 +47,9 @@ class GantManImage:
     def __init__(self, weights: Path | str | None = None, sha256: str | None = None) -> None:
         if weights is None or sha256 is None or not Path(weights).is_file():
             raise WeightsError(
-                f"gantman_image: expected scorer_files: {{gantman_image: {{weights: FILE.h5}}}} and scorer_options: "
-                f"{{gantman_image: {{sha256: DIGEST}}}}, got weights {weights}, sha256 {sha256}; get the file from "
-                f"{SOURCE}"
+                "gantman_image: expected scorer_files: {gantman_image: {weights: FILE.h5}} and "
+                "scorer_options: {gantman_image: {sha256: DIGEST}}, "
+                f"got weights {weights}, sha256 {sha256}; get the file from {SOURCE}"
             )
         verify_sha256(Path(weights), sha256)
         _refuse_code(Path(weights))
@@ -72,8 +72,8 @@ class GantManImage:
             from nsfw_detector import predict
         except ImportError as error:
             raise WeightsError(
-                "gantman_image: package 'nsfw-detector' is not here; `annotate` runs this scorer in an environment "
-                f"of its own, {self.environment!r}"
+                "gantman_image: package 'nsfw-detector' is not here; `annotate` runs this scorer in an "
+                f"environment of its own, {self.environment!r}"
             ) from error
         if self._model is None:
             self._model = predict.load_model(str(self._weights))
@@ -83,7 +83,7 @@ class GantManImage:
 
 
 def pixels(image: UInt8[np.ndarray, "h w 3"], side: int) -> Float32[np.ndarray, "side side 3"]:
-    """RGB uint8 to the network's input in [0, 1], as `predict.load_images`: nearest pixel, whatever the aspect."""
+    """RGB uint8 to the network's input in [0, 1], as `predict.load_images`: nearest pixel, aspect lost."""
     picture = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
     return np.asarray(picture, dtype=np.float32) / 255
 

@@ -100,7 +100,7 @@ def _read_leet(text: str, ambiguous: dict[int, str]) -> str:
 
 
 def _join_spaced(text: str) -> list[str]:
-    """The text with spaced-out letters joined: "a n u d e" as "anude" and, where a or i may be a word, "nude"."""
+    """The text with spaced-out letters joined: "a n u d e" as "anude" and "nude", for a may be a word."""
     found = _SPACED.search(text)
     return [_SPACED.sub(_joined, text), _SPACED.sub(_joined_behind_article, text)] if found else [text]
 

@@ -1,4 +1,4 @@
-"""Environments beside our own, for packages that cannot live in it: built once a machine from a hashed lock."""
+"""Environments beside ours, for packages that cannot live in it: built once a machine from a hashed lock."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def _call(command: list[str]) -> None:
     # Not in the current folder: uv would apply the settings of a project that lies there.
     done = subprocess.run(command, cwd=LOCKS.anchor, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise EnvironmentFailedError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-1000:]}")
+        raise EnvironmentFailedError(
+            f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-1000:]}"
+        )
 
 
 def _built(name: str) -> Path:

@@ -31,8 +31,11 @@ class RunsApart(Protocol):
 
 
 class Apart:
-    """Stands for such a scorer here.  Its actor lives on the same machine and ends with the process that made it;
-    it claims no CPU, because whoever asks it waits meanwhile."""
+    """Stands for such a scorer here.
+
+    Its actor lives on the same machine, ends with the process that made it, and claims no CPU, because
+    whoever asks it waits meanwhile.
+    """
 
     def __init__(self, scorer: Scorer, environment: str) -> None:
         import ray

@@ -76,7 +76,7 @@ def test_weights_are_by_path_and_digest(tmp_path: Path) -> None:
     for weights, sha256 in ((path, None), (None, "0" * 64), (tmp_path / "none.h5", "0" * 64)):
         with pytest.raises(WeightsError, match=r"expected scorer_files.*GantMan/nsfw_model"):
             load_scorer("gantman_image", weights=weights, sha256=sha256)
-    with pytest.raises(WeightsError, match="sha256 is .* expected 0000"):
+    with pytest.raises(WeightsError, match=r"sha256 is .* expected 0000"):
         load_scorer("gantman_image", weights=path, sha256="0" * 64)
     with h5py.File(path, "w"):
         pass
@@ -116,7 +116,7 @@ def test_an_environment_that_cannot_be_built_leaves_nothing(
     monkeypatch.setenv(environment.HOME, str(tmp_path / "built"))
     monkeypatch.setenv("UV_OFFLINE", "1")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
-    with pytest.raises(EnvironmentFailedError, match="uv pip install .* ended with 1"):
+    with pytest.raises(EnvironmentFailedError, match=r"uv pip install .* ended with 1"):
         environment_python("wrong")
     assert [path.name for path in (tmp_path / "built").iterdir()] == [".lock"]
 
