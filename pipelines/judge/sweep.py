@@ -167,7 +167,7 @@ def write_curve(curve: Sweep, path: Path) -> None:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")
     drawing = buffer.getvalue()
-    cells = ("threshold", "rows kept", "alone", "with the other rules")
+    cells: tuple[str, ...] = ("threshold", "rows kept", "alone", "with the other rules")
     cells += ("recall", "precision") if curve.category else ()
     rows = [cells, *(_cells(point)[: len(cells)] for point in curve.points)]
     body = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
