@@ -39,7 +39,9 @@ def fingerprints(
     thumbnails = np.zeros((len(images), 3 * _THUMBNAIL**2), dtype=np.uint8)
     for i, image in enumerate(images):
         picture = Image.fromarray(image)
-        hashes[i] = _packed(imagehash.phash(picture).hash), _packed(imagehash.dhash(picture).hash)
+        # Both hashes look at grey; turned grey once, they are the same bits.
+        grey = picture.convert("L")
+        hashes[i] = _packed(imagehash.phash(grey).hash), _packed(imagehash.dhash(grey).hash)
         small = picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
         thumbnails[i] = np.asarray(small, dtype=np.uint8).ravel()
     return hashes, thumbnails
