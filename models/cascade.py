@@ -10,15 +10,14 @@ from functools import partial
 from typing import Any, final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from models.config import UnCLIPConfig
 from models.diffusion.guidance import Guided
 from models.diffusion.noise import SampleNoise
-from models.diffusion.samplers import Callback
-from models.sampling import CascadeSampling, StageSampling, sample
+from models.diffusion.samplers import Callback, Guide
+from models.sampling import CascadeSampling, StageSampling, check_upsamplers, sample
 from models.upsampler import Upsampler
 
 Progress = Callable[[str, int, int, Tensor], None]
@@ -32,8 +31,9 @@ PRIOR_STREAM, DECODER_STREAM, UPSAMPLER_STREAM = 0, 1, 2
 class Generated:
     """Every stage's output, samples of one prompt next to each other."""
 
-    image_embeddings: Float[Tensor, "n d"]
-    """Of the prior, unit norm."""
+    image_embeddings: Float[Tensor, "n d"] | None
+    """Of the prior, of unit norm unless it is one of standardised embeddings; None where there is no
+    prior."""
     images_m11: tuple[Float[Tensor, "n 3 _h _w"], ...]
     """Of the decoder and each upsampler, in [-1, 1]."""
 
@@ -50,19 +50,19 @@ class UnCLIP(nn.Module):
     def __init__(self, config: UnCLIPConfig) -> None:
         super().__init__()
         self.config = config
-        self.prior = config.prior.build()
+        self.prior = None if config.prior is None else config.prior.build()
         self.decoder = config.decoder.build()
         self.upsamplers = nn.ModuleList([c.build() for c in config.upsamplers])
-        self.prior_diffusion = config.prior_diffusion.build()
+        self.prior_diffusion = None if config.prior_diffusion is None else config.prior_diffusion.build()
         self.decoder_diffusion = config.decoder_diffusion.build()
         self.upsampler_diffusions = [c.build() for c in config.upsampler_diffusions]
 
     @torch.no_grad()
     def generate(
         self,
-        text_tokens: Int[Tensor, "prompts L"],
+        text_tokens: Int[Tensor, "prompts L"] | Float[Tensor, "prompts L c"],
         text_mask: Bool[Tensor, "prompts L"],
-        text_embedding: Float[Tensor, "prompts d"],
+        text_embedding: Float[Tensor, "prompts d"] | None = None,
         *,
         seed: int,
         samples: int = 1,
@@ -72,23 +72,29 @@ class UnCLIP(nn.Module):
     ) -> Generated:
         """`samples` images of each prompt, in the order of the prompts.
 
-        `text_embedding` is the encoder's, of unit norm.  Put the networks in `eval()` first: dropout is
-        theirs. Raises `ValueError` on shapes the networks do not take, on numbers that are not finite, and
-        when `sampling` has fewer upsampler settings than there are upsamplers.
+        `text_embedding` is the encoder's, of unit norm; a cascade without prior may do without.  Put the
+        networks in `eval()` first: dropout is theirs.  Raises `ValueError` on shapes the networks do not
+        take, on numbers that are not finite, and when `sampling` does not fit the upsamplers.
         """
         sampling = sampling or CascadeSampling()
-        if len(sampling.upsamplers) < len(self.upsamplers):
-            raise ValueError(
-                f"UnCLIP.generate: {len(self.upsamplers)} upsamplers, settings for {len(sampling.upsamplers)}"
-            )
+        check_upsamplers(sampling.upsamplers, self.config.upsamplers)
         draw: dict[str, Any] = {"seed": seed, "first_index": first_index, "progress": progress}
-        inputs = (text_tokens, text_mask, text_embedding)
-        tokens, mask, embedding = (x.repeat_interleave(samples, dim=0) for x in inputs)
-        candidates = sampling.prior_candidates
-        z = self.sample_prior(tokens, mask, embedding, settings=sampling.prior, candidates=candidates, **draw)
-        images = [self.decode(z, tokens, mask, settings=sampling.decoder, **draw)]
+        tokens, mask = (x.repeat_interleave(samples, dim=0) for x in (text_tokens, text_mask))
+        embedding, z = text_embedding, None
+        if embedding is not None:
+            embedding = embedding.repeat_interleave(samples, dim=0)
+        if self.prior is not None:
+            if embedding is None:
+                raise ValueError("UnCLIP.generate: the prior reads a text embedding, got none")
+            candidates = sampling.prior_candidates
+            z = self.sample_prior(
+                tokens, mask, embedding, settings=sampling.prior, candidates=candidates, **draw
+            )
+        pooled = None if self.config.decoder.text_pooled_dim is None else embedding
+        images = [self.decode(z, tokens, mask, settings=sampling.decoder, text_pooled=pooled, **draw)]
         for stage in range(len(self.upsamplers)):
-            images.append(self.upsample(images[-1], stage, settings=sampling.upsamplers[stage], **draw))
+            settings = sampling.upsamplers[stage]
+            images.append(self.upsample(images[-1], stage, tokens, mask, settings=settings, **draw))
         return Generated(image_embeddings=z, images_m11=tuple(images))
 
     @torch.no_grad()
@@ -108,8 +114,10 @@ class UnCLIP(nn.Module):
         text embedding (section 2.2).
 
         The paper leaves the norm of a sample as it comes; here it is set to 1, the only one the decoder has
-        seen.
+        seen.  A prior of standardised embeddings (Karlo) sets none, and clamps x0 as its process says.
         """
+        if self.prior is None or self.prior_diffusion is None:
+            raise ValueError("UnCLIP.sample_prior: this cascade has no prior")
         _check_finite("text_embedding", text_embedding)
         inputs = (text_tokens, text_mask, text_embedding)
         text, mask, embedding = (x.repeat_interleave(candidates, dim=0) for x in inputs)
@@ -118,11 +126,12 @@ class UnCLIP(nn.Module):
         conditional, null = {**conditions, "drop": kept}, {**conditions, "drop": dropped}
         denoise = Guided(self.prior.denoise, conditional, null, settings.guidance)
         noise = SampleNoise(seed, len(text), first=first_index * candidates, stream=PRIOR_STREAM)
+        clip = self.prior.config.normalisation == "standardised"
         x_T, callback = noise.like(embedding), _named(progress, "prior")
         scaled = sample(
-            settings, self.prior_diffusion, denoise, x_T, noise=noise, clip_x0=False, callback=callback
+            settings, self.prior_diffusion, denoise, x_T, noise=noise, clip_x0=clip, callback=callback
         )
-        z = F.normalize(scaled / self.prior.scale, dim=-1)
+        z = self.prior.to_embedding(scaled)
         by_sample = z.reshape(-1, candidates, z.shape[1])
         best = torch.einsum("ncd,nd->nc", by_sample, text_embedding).argmax(dim=1)
         return by_sample[torch.arange(len(best), device=best.device), best]
@@ -130,23 +139,30 @@ class UnCLIP(nn.Module):
     @torch.no_grad()
     def decode(
         self,
-        image_embedding: Float[Tensor, "n d"],
-        text_tokens: Int[Tensor, "n L"],
+        image_embedding: Float[Tensor, "n d"] | None,
+        text_tokens: Int[Tensor, "n L"] | Float[Tensor, "n L c"],
         text_mask: Bool[Tensor, "n L"],
         *,
         seed: int,
         settings: StageSampling,
+        text_pooled: Float[Tensor, "n p"] | None = None,
         x_T: Float[Tensor, "n 3 H W"] | None = None,
+        guide: Guide | None = None,
         first_index: int = 0,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n 3 H W"]:
         """Images in [-1, 1] at the decoder's size.  Guided away from the branch without embedding and
-        caption.  `x_T`: the noise to begin with, as from `models.manipulation.invert`; drawn if not given."""
-        _check_finite("image_embedding", image_embedding)
-        noise = SampleNoise(seed, len(image_embedding), first=first_index, stream=DECODER_STREAM)
+        caption.  `x_T`: the noise to begin with, as from `models.manipulation.invert`; drawn if not given.
+        `guide`: classifier guidance beside it, such as `models.noised_clip.clip_guide`.  `image_embedding` is
+        None for a decoder that reads none."""
+        dtype = torch.get_default_dtype()
+        if image_embedding is not None:
+            _check_finite("image_embedding", image_embedding)
+            dtype = image_embedding.dtype
+        noise = SampleNoise(seed, len(text_mask), first=first_index, stream=DECODER_STREAM)
         size = self.decoder.config.image_size
-        drawn = noise.draw((3, size, size), device=image_embedding.device, dtype=image_embedding.dtype)
-        denoise = self.guided_decoder(image_embedding, text_tokens, text_mask, settings.guidance)
+        drawn = noise.draw((3, size, size), device=text_mask.device, dtype=dtype)
+        denoise = self.guided_decoder(image_embedding, text_tokens, text_mask, settings.guidance, text_pooled)
         return sample(
             settings,
             self.decoder_diffusion,
@@ -154,20 +170,24 @@ class UnCLIP(nn.Module):
             drawn if x_T is None else x_T,
             noise=noise,
             clip_x0=True,
+            guide=guide,
             callback=_named(progress, "decoder"),
         ).clamp(-1, 1)
 
     def guided_decoder(
         self,
-        image_embedding: Float[Tensor, "n d"],
-        text_tokens: Int[Tensor, "n L"],
+        image_embedding: Float[Tensor, "n d"] | None,
+        text_tokens: Int[Tensor, "n L"] | Float[Tensor, "n L c"],
         text_mask: Bool[Tensor, "n L"],
         guidance: float,
+        text_pooled: Float[Tensor, "n p"] | None = None,
     ) -> Guided:
         """The decoder with its conditions bound, as samplers take it."""
-        everything = torch.ones(len(image_embedding), dtype=torch.bool, device=image_embedding.device)
-        conditional = self.decoder.condition(image_embedding, text_tokens, text_mask)
-        null = self.decoder.condition(image_embedding, text_tokens, text_mask, everything, everything)
+        everything = torch.ones(len(text_mask), dtype=torch.bool, device=text_mask.device)
+        condition = partial(
+            self.decoder.condition, image_embedding, text_tokens, text_mask, text_pooled=text_pooled
+        )
+        conditional, null = condition(), condition(everything, everything)
         return Guided(self.decoder.denoise, conditional.as_kwargs(), null.as_kwargs(), guidance)
 
     @torch.no_grad()
@@ -175,6 +195,8 @@ class UnCLIP(nn.Module):
         self,
         low_res: Float[Tensor, "n 3 h w"],
         stage: int,
+        text_tokens: Int[Tensor, "n L"] | Float[Tensor, "n L c"] | None = None,
+        text_mask: Bool[Tensor, "n L"] | None = None,
         *,
         seed: int,
         settings: StageSampling,
@@ -182,22 +204,49 @@ class UnCLIP(nn.Module):
         progress: Progress | None = None,
     ) -> Float[Tensor, "n 3 H W"]:
         """Images in [-1, 1] at `low_res`'s size times the scale of upsampler `stage`, which need not be
-        square."""
+        square.  An upsampler that reads no text ignores it.
+
+        With noise conditioning `low_res` is noised to `settings.noise_level` first, by the stage's process.
+        """
         _check_finite("low_res", low_res)
-        upsampler = self.upsamplers[stage]
-        assert isinstance(upsampler, Upsampler)
-        scale = self.config.upsamplers[stage].scale
-        shape = (3, low_res.shape[2] * scale, low_res.shape[3] * scale)
+        config, process = self.config.upsamplers[stage], self.upsampler_diffusions[stage]
+        check_upsamplers((settings,), (config,))
+        shape = (3, low_res.shape[2] * config.scale, low_res.shape[3] * config.scale)
         noise = SampleNoise(seed, len(low_res), first=first_index, stream=UPSAMPLER_STREAM + stage)
+        x_T = noise.draw(shape, device=low_res.device, dtype=low_res.dtype)
+        level = None
+        if config.noise_conditioning:
+            level = low_res.new_full((len(low_res),), settings.noise_level)
+            low_res = process.noise_to_level(low_res, level, noise.like(low_res))
         return sample(
             settings,
-            self.upsampler_diffusions[stage],
-            partial(upsampler.denoise, low_res=low_res),
-            noise.draw(shape, device=low_res.device, dtype=low_res.dtype),
+            process,
+            self._guided_upsampler(stage, low_res, level, text_tokens, text_mask, settings.guidance),
+            x_T,
             noise=noise,
             clip_x0=True,
             callback=_named(progress, f"upsampler{stage}"),
         ).clamp(-1, 1)
+
+    def _guided_upsampler(
+        self,
+        stage: int,
+        low_res: Tensor,
+        level: Tensor | None,
+        text: Tensor | None,
+        mask: Tensor | None,
+        guidance: float,
+    ) -> Guided:
+        upsampler = self.upsamplers[stage]
+        assert isinstance(upsampler, Upsampler)
+        if upsampler.config.text is None:
+            text = mask = None
+        conditional = {"low_res": low_res, **upsampler.condition(level, text, mask)}
+        null = conditional
+        if guidance != 1:
+            everything = torch.ones(len(low_res), dtype=torch.bool, device=low_res.device)
+            null = {"low_res": low_res, **upsampler.condition(level, text, mask, everything)}
+        return Guided(upsampler.denoise, conditional, null, guidance)
 
 
 def _named(progress: Progress | None, stage: str) -> Callback | None:

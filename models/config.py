@@ -27,6 +27,8 @@ import typing
 from typing import TYPE_CHECKING, Any, Literal
 
 from models.config_base import Config, check_divides, check_fraction, check_positive
+from models.config_text import TextFeaturesConfig, TextTransformerConfig
+from models.config_unet import UNetConfig
 
 if TYPE_CHECKING:
     # Modules, not names: the forward references below are absolute, which the run-time shape checks resolve.
@@ -36,9 +38,8 @@ if TYPE_CHECKING:
     import models.clip_heads
     import models.decoder
     import models.diffusion.process
+    import models.noised_clip
     import models.prior
-    import models.text_transformer
-    import models.unet
     import models.upsampler
 
 
@@ -50,113 +51,22 @@ class DiffusionConfig(Config):
     steps: int = 1000
     prediction: Literal["epsilon", "x0", "v"] = "epsilon"
     variance: Literal["learned_range", "fixed_small", "fixed_large"] = "learned_range"
+    clip_range: float = 1.0
+    """Samplers that clamp x0 clamp it to plus and minus this.  Pixels: 1; Karlo's prior: 5."""
 
     def __post_init__(self) -> None:
         check_positive(self, "steps")
+        if self.clip_range <= 0:
+            raise ValueError(f"DiffusionConfig.clip_range: expected a positive number, got {self.clip_range}")
 
     def build(self) -> "models.diffusion.process.Diffusion":
         from models.diffusion.process import Diffusion
         from models.diffusion.schedule import cosine_betas, linear_betas
 
         betas = cosine_betas(self.steps) if self.schedule == "cosine" else linear_betas(self.steps)
-        return Diffusion(betas, prediction=self.prediction, variance=self.variance)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class UNetConfig(Config):
-    """ADM U-Net (Dhariwal & Nichol, 2105.05233).  Names as in Table 3 of unCLIP where it has one."""
-
-    image_size: int
-    """Side in pixels at which `attention_resolutions` hold; the network runs at any size its strides
-    divide."""
-    model_channels: int
-    channel_mult: tuple[int, ...]
-    num_res_blocks: int
-    in_channels: int = 3
-    out_channels: int = 6
-    attention_resolutions: tuple[int, ...] = ()
-    """Feature map sides in pixels, as the paper writes them (OpenAI's classes take downsampling factors)."""
-    num_head_channels: int = 64
-    middle_attention: bool = True
-    encoder_channels: int | None = None
-    """Width of a text sequence that every attention block also attends to; None: no such input."""
-    dropout: float = 0.0
-    use_scale_shift_norm: bool = True
-    resblock_updown: bool = True
-    norm_groups: int = 32
-    """Groups of every GroupNorm.  ADM: 32; fewer allow fewer channels."""
-    patch_size: int = 1
-    """Side of the pixel blocks folded into channels at the input and unfolded at the output (2301.11093,
-    section 2.3).  ADM: 1; 2 quarters the cost of the first level, where a CPU spends most of an upsampler's
-    time."""
-
-    def __post_init__(self) -> None:
-        check_positive(
-            self,
-            *("image_size", "model_channels", "num_res_blocks", "in_channels", "out_channels"),
-            *("num_head_channels", "norm_groups", "patch_size"),
+        return Diffusion(
+            betas, prediction=self.prediction, variance=self.variance, clip_range=self.clip_range
         )
-        check_fraction(self, "dropout")
-        if not self.channel_mult or min(self.channel_mult) < 1:
-            raise ValueError(f"UNetConfig.channel_mult: expected positive integers, got {self.channel_mult}")
-        check_divides(self, "image_size", self.image_size, "stride", self.stride)
-        for mult in self.channel_mult:
-            check_divides(
-                self,
-                "model_channels * channel_mult",
-                self.model_channels * mult,
-                "norm_groups",
-                self.norm_groups,
-            )
-        sides = self.level_sides
-        if unknown := sorted(set(self.attention_resolutions) - set(sides)):
-            raise ValueError(
-                f"UNetConfig.attention_resolutions: {unknown} are not among the feature map sides "
-                f"{list(sides)} of image_size {self.image_size}"
-            )
-        for side, mult in zip(sides, self.channel_mult, strict=True):
-            last = side == sides[-1]
-            if side in self.attention_resolutions or (last and self.middle_attention):
-                channels = self.model_channels * mult
-                check_divides(
-                    self, f"channels at {side} px", channels, "num_head_channels", self.num_head_channels
-                )
-
-    @property
-    def stride(self) -> int:
-        """What the sides of an input must be divisible by."""
-        return int(self.patch_size * 2 ** (len(self.channel_mult) - 1))
-
-    @property
-    def level_sides(self) -> tuple[int, ...]:
-        return tuple(
-            self.image_size // self.patch_size // 2**level for level in range(len(self.channel_mult))
-        )
-
-    def build(self) -> "models.unet.UNet":
-        from models.unet import UNet
-
-        return UNet(self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class TextTransformerConfig(Config):
-    """GLIDE's text encoder (2112.10741, section 3.1)."""
-
-    vocab_size: int
-    context: int
-    width: int
-    layers: int
-    heads: int
-
-    def __post_init__(self) -> None:
-        check_positive(self, "vocab_size", "context", "width", "layers", "heads")
-        check_divides(self, "width", self.width, "heads", self.heads)
-
-    def build(self) -> "models.text_transformer.TextTransformer":
-        from models.text_transformer import TextTransformer
-
-        return TextTransformer(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,6 +82,12 @@ class PriorConfig(Config):
     """Token ids come in and are embedded here.  Exactly one of this and `text_features_dim` is given."""
     text_features_dim: int | None = None
     """Features of an outer text encoder come in instead, of this width."""
+    null_text: Literal["learned", "given"] = "learned"
+    """What stands for a dropped text; given: the encoding of the empty prompt (Karlo), for features alone."""
+    normalisation: Literal["unit_norm", "standardised"] = "unit_norm"
+    """How embeddings are brought to where the diffusion lives.  unit_norm: as in the paper, of norm 1 and
+    scaled.  standardised: as the encoder gives them, each dimension by a mean and a deviation that are kept
+    with the weights (Karlo)."""
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -185,6 +101,8 @@ class PriorConfig(Config):
                 f"(features come in), got {self.vocab_size} and {self.text_features_dim}"
             )
         check_positive(self, "vocab_size" if self.text_features_dim is None else "text_features_dim")
+        if self.null_text == "given" and self.text_features_dim is None:
+            raise ValueError("PriorConfig.null_text: 'given' is for features; with token ids it is learned")
 
     def build(self) -> "models.prior.DiffusionPrior":
         from models.prior import DiffusionPrior
@@ -196,16 +114,28 @@ class PriorConfig(Config):
 class DecoderConfig(Config):
     """unCLIP decoder (2204.06125, section 2.1): a GLIDE U-Net that also sees the image embedding."""
 
-    embedding_dim: int
+    embedding_dim: int | None
+    """Width of the image embedding; None: there is none, the decoder draws from text alone (GLIDE)."""
     model_channels: int
     channel_mult: tuple[int, ...]
-    num_res_blocks: int
+    num_res_blocks: int | tuple[int, ...]
     attention_resolutions: tuple[int, ...]
-    vocab_size: int
     text_context: int
     text_width: int
-    text_layers: int
-    text_heads: int
+    vocab_size: int | None = None
+    """Token ids come in and are encoded here.  Exactly one of this and `text_features_dim` is given."""
+    text_layers: int | None = None
+    text_heads: int | None = None
+    """Of the text transformer; both None where features come in."""
+    text_features_dim: int | None = None
+    """Features of an outer text encoder come in instead, of this width."""
+    text_pooled_dim: int | None = None
+    """Width of the outer encoder's vector for the whole text, where there is one beside the features."""
+    null_text: Literal["learned", "given"] = "learned"
+    """Of the features; see `TextFeaturesConfig.null`."""
+    embedding_scale: float | None = None
+    """What image embeddings are multiplied by before their projections; None: sqrt(embedding_dim), which
+    brings unit-norm ones to unit variance.  Karlo: 1, its embeddings are not normalised."""
     image_size: int = 64
     num_head_channels: int = 64
     image_tokens: int = 4
@@ -214,7 +144,10 @@ class DecoderConfig(Config):
     patch_size: int = 1
 
     def __post_init__(self) -> None:
-        check_positive(self, "embedding_dim", "image_tokens")
+        check_positive(self, "image_tokens")
+        if self.embedding_dim is not None:
+            check_positive(self, "embedding_dim")
+        self._check_text()
         # The parts check the rest, and name themselves when something is wrong.
         _ = self.unet, self.text
 
@@ -234,7 +167,17 @@ class DecoderConfig(Config):
         )
 
     @property
-    def text(self) -> TextTransformerConfig:
+    def text(self) -> TextTransformerConfig | TextFeaturesConfig:
+        if self.text_features_dim is not None:
+            return TextFeaturesConfig(
+                features_dim=self.text_features_dim,
+                context=self.text_context,
+                width=self.text_width,
+                time_width=4 * self.model_channels,
+                pooled_dim=self.text_pooled_dim,
+                null=self.null_text,
+            )
+        assert self.vocab_size is not None and self.text_layers is not None and self.text_heads is not None
         return TextTransformerConfig(
             vocab_size=self.vocab_size,
             context=self.text_context,
@@ -242,6 +185,19 @@ class DecoderConfig(Config):
             layers=self.text_layers,
             heads=self.text_heads,
         )
+
+    def _check_text(self) -> None:
+        if (self.vocab_size is None) == (self.text_features_dim is None):
+            raise ValueError(
+                f"DecoderConfig: give exactly one of vocab_size (token ids come in) and text_features_dim "
+                f"(features come in), got {self.vocab_size} and {self.text_features_dim}"
+            )
+        of_tokens, of_features = ["text_layers", "text_heads"], ["text_pooled_dim"]
+        if self.text_features_dim is None:
+            check_positive(self, *of_tokens)
+        kind, foreign = ("token ids", of_features) if self.vocab_size is not None else ("features", of_tokens)
+        if given := [name for name in foreign if getattr(self, name) is not None]:
+            raise ValueError(f"DecoderConfig: {', '.join(given)} must be null where {kind} come in")
 
     def build(self) -> "models.decoder.Decoder":
         from models.decoder import Decoder
@@ -251,22 +207,41 @@ class DecoderConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class UpsamplerConfig(Config):
-    """unCLIP upsampler (2204.06125, section 2.1): ADM without any attention, conditioned by concatenation."""
+    """unCLIP upsampler (2204.06125, section 2.1): ADM without any attention, conditioned by concatenation.
+
+    GLIDE's and Imagen's also read the text: `text` and where it is attended to.
+    """
 
     image_size: int
     low_res_size: int
     model_channels: int
     channel_mult: tuple[int, ...]
-    num_res_blocks: int
+    num_res_blocks: int | tuple[int, ...]
     dropout: float = 0.0
     learned_variance: bool = True
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How the low resolution input is resized; ADM: bilinear."""
+    use_scale_shift_norm: bool = True
+    """ADM: true; Karlo: false."""
+    last_step_unet: bool = False
+    """A second U-Net of the same shape makes the last step, t = 0 (Karlo).  Not for training."""
+    interpolation: Literal["bilinear", "bicubic", "bicubic_antialias"] = "bilinear"
+    """How the low resolution input is resized; ADM: bilinear.  Karlo: torch's antialiased bicubic, another
+    kernel even where nothing is made smaller (a = -0.5, not -0.75)."""
     residual: bool = False
     """Add the resized input to the output, so that an untrained network already returns it.  Only for
     networks that predict x0; not in the paper, whose networks train for a million steps instead."""
     norm_groups: int = 32
     patch_size: int = 1
+    text: TextTransformerConfig | TextFeaturesConfig | None = None
+    attention_resolutions: tuple[int, ...] = ()
+    """As in `UNetConfig`; unCLIP: none, which lets a network trained on crops run at any size."""
+    middle_attention: bool = False
+    self_attention: bool = True
+    num_head_channels: int = 64
+    efficient: bool = False
+    """Efficient U-Net (Imagen, 2205.11487, appendix B): its order of sides and blocks, scaled skip
+    connections, plain convolutions that change the side.  Usually with `num_res_blocks` by level."""
+    noise_conditioning: bool = False
+    """The low resolution input is noised to a level that the network is told (Imagen, section 2.4)."""
 
     def __post_init__(self) -> None:
         check_positive(self, "image_size", "low_res_size")
@@ -274,6 +249,12 @@ class UpsamplerConfig(Config):
         if self.residual and self.learned_variance:
             raise ValueError(
                 "UpsamplerConfig.residual: x0 prediction has a fixed variance; set learned_variance to false"
+            )
+        width = 4 * self.model_channels
+        if isinstance(self.text, TextFeaturesConfig) and self.text.time_width != width:
+            raise ValueError(
+                f"UpsamplerConfig.text.time_width: expected 4 * model_channels = {width}, got "
+                f"{self.text.time_width}"
             )
         _ = self.unet
 
@@ -290,10 +271,18 @@ class UpsamplerConfig(Config):
             num_res_blocks=self.num_res_blocks,
             in_channels=6,
             out_channels=6 if self.learned_variance else 3,
-            middle_attention=False,
+            attention_resolutions=self.attention_resolutions,
+            num_head_channels=self.num_head_channels,
+            middle_attention=self.middle_attention,
+            encoder_channels=None if self.text is None else self.text.width,
+            self_attention=self.self_attention,
+            use_scale_shift_norm=self.use_scale_shift_norm,
             dropout=self.dropout,
+            resblock_updown=not self.efficient,
             norm_groups=self.norm_groups,
             patch_size=self.patch_size,
+            efficient_order=self.efficient,
+            skip_scale=2**-0.5 if self.efficient else 1.0,
         )
 
     def build(self) -> "models.upsampler.Upsampler":
@@ -326,22 +315,43 @@ class ClipHeadsConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class NoisedClipConfig(Config):
+    """CLIP's image encoder on noised images (GLIDE, 2112.10741, section 2.4)."""
+
+    embedding_dim: int
+    """Of the frozen text and image embeddings that it learns to match."""
+    width: int
+    layers: int
+    heads: int
+    image_size: int = 64
+    patch_size: int = 4
+
+    def __post_init__(self) -> None:
+        check_positive(self, "embedding_dim", "width", "layers", "heads", "image_size", "patch_size")
+        check_divides(self, "width", self.width, "heads", self.heads)
+        check_divides(self, "width", self.width, "2 (sine and cosine)", 2)
+        check_divides(self, "image_size", self.image_size, "patch_size", self.patch_size)
+
+    def build(self) -> "models.noised_clip.NoisedClip":
+        from models.noised_clip import NoisedClip
+
+        return NoisedClip(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class UnCLIPConfig(Config):
     """The whole cascade: every network with its process."""
 
-    prior: PriorConfig
-    prior_diffusion: DiffusionConfig
+    prior: PriorConfig | None
+    """None: the decoder draws from text alone (GLIDE, Imagen)."""
+    prior_diffusion: DiffusionConfig | None
     decoder: DecoderConfig
     decoder_diffusion: DiffusionConfig
     upsamplers: tuple[UpsamplerConfig, ...] = ()
     upsampler_diffusions: tuple[DiffusionConfig, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.prior.embedding_dim != self.decoder.embedding_dim:
-            raise ValueError(
-                f"UnCLIPConfig: the prior makes embeddings of {self.prior.embedding_dim} dimensions, the "
-                f"decoder expects {self.decoder.embedding_dim}"
-            )
+        self._check_prior()
         if len(self.upsamplers) != len(self.upsampler_diffusions):
             raise ValueError(
                 f"UnCLIPConfig: {len(self.upsamplers)} upsamplers, but {len(self.upsampler_diffusions)} "
@@ -355,6 +365,27 @@ class UnCLIPConfig(Config):
                     f"makes {size} px"
                 )
             size = upsampler.image_size
+            if upsampler.text is not None and _source(upsampler.text) != _source(self.decoder.text):
+                raise ValueError(
+                    f"UnCLIPConfig.upsamplers[{i}]: all stages see one text, but the decoder takes "
+                    f"{_source(self.decoder.text)}, this one {_source(upsampler.text)}"
+                )
+
+    def _check_prior(self) -> None:
+        if (self.prior is None) != (self.prior_diffusion is None):
+            raise ValueError("UnCLIPConfig: prior and prior_diffusion go together; give both or neither")
+        made = None if self.prior is None else self.prior.embedding_dim
+        if made != self.decoder.embedding_dim:
+            raise ValueError(
+                f"UnCLIPConfig: the prior makes embeddings of {made or 'no'} dimensions, the decoder expects "
+                f"{self.decoder.embedding_dim or 'none'}"
+            )
+        if self.prior is not None and self.prior.text_features_dim != self.decoder.text_features_dim:
+            raise ValueError(
+                f"UnCLIPConfig: prior and decoder see one text, but text_features_dim is "
+                f"{self.prior.text_features_dim} of the prior and {self.decoder.text_features_dim} of the "
+                f"decoder (null: token ids)"
+            )
 
     def build(self) -> "models.cascade.UnCLIP":
         from models.cascade import UnCLIP
@@ -362,7 +393,21 @@ class UnCLIPConfig(Config):
         return UnCLIP(self)
 
 
-NetworkConfig = UNetConfig | PriorConfig | DecoderConfig | UpsamplerConfig | ClipHeadsConfig | UnCLIPConfig
+def _source(text: TextTransformerConfig | TextFeaturesConfig) -> str:
+    if isinstance(text, TextTransformerConfig):
+        return f"token ids of a vocabulary of {text.vocab_size}"
+    return f"features of width {text.features_dim}"
+
+
+NetworkConfig = (
+    UNetConfig
+    | PriorConfig
+    | DecoderConfig
+    | UpsamplerConfig
+    | ClipHeadsConfig
+    | NoisedClipConfig
+    | UnCLIPConfig
+)
 _NETWORKS: dict[str, type[NetworkConfig]] = {c.__name__: c for c in typing.get_args(NetworkConfig)}
 
 

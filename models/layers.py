@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -142,24 +142,64 @@ class AttentionBlock(nn.Module):
         self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))
 
     def forward(
-        self, x: Float[Tensor, "B C H W"], context: Float[Tensor, "B width L"] | None
+        self,
+        x: Float[Tensor, "B C H W"],
+        context: Float[Tensor, "B width L"] | None,
+        context_mask: Bool[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
-        flat = x.flatten(2)
-        q, k, v = self._split_heads(self.qkv(self.norm(flat)), 3)
+        """`context_mask`: True where the context may be attended to; None: everywhere."""
+        flat, mask = x.flatten(2), None
+        q, k, v = _split_heads(self.qkv(self.norm(flat)), self.heads, 3)
         if self.encoder_kv is not None and context is not None:
-            context_k, context_v = self._split_heads(self.encoder_kv(context), 2)
+            context_k, context_v = _split_heads(self.encoder_kv(context), self.heads, 2)
             k, v = torch.cat([context_k, k], dim=2), torch.cat([context_v, v], dim=2)
-        attended = F.scaled_dot_product_attention(q, k, v)
+            if context_mask is not None:
+                mask = F.pad(context_mask, (0, flat.shape[2]), value=True)[:, None, None]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out = self.proj_out(attended.transpose(2, 3).reshape(flat.shape))
         return x + out.reshape(x.shape)
 
-    def _split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """[B, heads * parts * c, L] -> `parts` of [B, heads, L, c]."""
-        b, width, length = x.shape
-        heads = x.reshape(b, self.heads, width // self.heads, length).transpose(2, 3)
-        # The fused kernels need the last dimension contiguous; without it torch falls back to one that holds
-        # the whole attention matrix, 2.5 to 4 times slower on a CPU at 64 to 1,024 positions.
-        return tuple(part.contiguous() for part in heads.chunk(parts, dim=3))
+
+class CrossAttentionBlock(nn.Module):
+    """Attention of a feature map's positions to the context alone, without self-attention: what Imagen's
+    largest network can afford (2205.11487, section 2.5)."""
+
+    def __init__(self, channels: int, *, head_channels: int, norm_groups: int, encoder_channels: int) -> None:
+        super().__init__()
+        self.heads = channels // head_channels
+        self.norm = GroupNorm32(norm_groups, channels)
+        self.q = nn.Conv1d(channels, channels, 1)
+        self.encoder_kv = nn.Conv1d(encoder_channels, 2 * channels, 1)
+        self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        context: Float[Tensor, "B width L"],
+        context_mask: Bool[Tensor, "B L"] | None = None,
+    ) -> Float[Tensor, "B C H W"]:
+        """`context_mask`: True where the context may be attended to; a sample without any such place is left
+        as it is."""
+        flat = x.flatten(2)
+        (q,) = _split_heads(self.q(self.norm(flat)), self.heads, 1)
+        k, v = _split_heads(self.encoder_kv(context), self.heads, 2)
+        if context_mask is None:
+            context_mask = torch.ones_like(context[:, 0], dtype=torch.bool)
+        any_text = context_mask.any(dim=1)[:, None, None]
+        # A softmax over nothing would be NaN: attend everywhere, then take nothing of it.
+        mask = (context_mask[:, None] | ~any_text)[:, None]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = self.proj_out(attended.transpose(2, 3).reshape(flat.shape)) * any_text
+        return x + out.reshape(x.shape)
+
+
+def _split_heads(x: Tensor, count: int, parts: int) -> tuple[Tensor, ...]:
+    """[B, heads * parts * c, L] -> `parts` of [B, heads, L, c]."""
+    b, width, length = x.shape
+    heads = x.reshape(b, count, width // count, length).transpose(2, 3)
+    # The fused kernels need the last dimension contiguous; without it torch falls back to one that holds
+    # the whole attention matrix, 2.5 to 4 times slower on a CPU at 64 to 1,024 positions.
+    return tuple(part.contiguous() for part in heads.chunk(parts, dim=3))
 
 
 class TimestepSequential(nn.Sequential):
@@ -170,12 +210,13 @@ class TimestepSequential(nn.Sequential):
         x: Float[Tensor, "B C H W"],
         embedding: Float[Tensor, "B E"],
         context: Float[Tensor, "B width L"] | None = None,
+        context_mask: Bool[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B out h w"]:
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, embedding)
-            elif isinstance(layer, AttentionBlock):
-                x = layer(x, context)
+            elif isinstance(layer, AttentionBlock | CrossAttentionBlock):
+                x = layer(x, context, context_mask)
             else:
                 x = layer(x)
         return x

@@ -4,7 +4,7 @@ use."""
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-from models.config import Config
+from models.config import Config, UpsamplerConfig
 
 if TYPE_CHECKING:
     import torch
@@ -27,12 +27,17 @@ class StageSampling(Config):
     dynamic_threshold: float | None = None
     """Imagen's quantile (2205.11487, section 2.3; there 0.995) for stages that make pixels; None clamps to
     [-1, 1].  What lets guidance be strong without burnt colours."""
+    noise_level: float = 0.0
+    """Of upsamplers with noise conditioning: how much noise is added to their input, 0 none, 1 nothing but
+    noise.  Imagen: 0.1 to 0.3 are best (2205.11487, section 2.4)."""
 
     def __post_init__(self) -> None:
         if self.guidance < 0 or self.eta < 0:
             raise ValueError(
                 f"StageSampling: guidance and eta must be at least 0, got {self.guidance} and {self.eta}"
             )
+        if not 0 <= self.noise_level <= 1:
+            raise ValueError(f"StageSampling: noise_level must lie in [0, 1], got {self.noise_level}")
         if self.dynamic_threshold is not None and not 0 < self.dynamic_threshold <= 1:
             raise ValueError(
                 f"StageSampling: dynamic_threshold must lie in (0, 1], got {self.dynamic_threshold}"
@@ -60,14 +65,28 @@ class CascadeSampling(Config):
             raise ValueError(
                 f"CascadeSampling.prior_candidates: expected at least 1, got {self.prior_candidates}"
             )
-        for i, stage in enumerate(self.upsamplers):
-            if stage.guidance != 1:
-                raise ValueError(
-                    f"CascadeSampling.upsamplers[{i}]: upsamplers are unconditional, guidance must be 1"
-                )
+        if self.prior.noise_level or self.decoder.noise_level:
+            raise ValueError("CascadeSampling: noise_level is of upsamplers; prior and decoder have no input")
         if self.prior.dynamic_threshold is not None:
             raise ValueError(
                 "CascadeSampling.prior: embeddings are not pixels, dynamic_threshold must be null"
+            )
+
+
+def check_upsamplers(settings: tuple[StageSampling, ...], networks: tuple[UpsamplerConfig, ...]) -> None:
+    """Raises `ValueError` where the settings do not fit the networks."""
+    if len(settings) < len(networks):
+        raise ValueError(f"sampling.upsamplers: {len(networks)} upsamplers, settings for {len(settings)}")
+    for i, (stage, network) in enumerate(zip(settings, networks, strict=False)):
+        if stage.guidance != 1 and network.text is None:
+            raise ValueError(
+                f"sampling.upsamplers[{i}]: this upsampler reads no text, guidance must be 1, got "
+                f"{stage.guidance}"
+            )
+        if stage.noise_level and not network.noise_conditioning:
+            raise ValueError(
+                f"sampling.upsamplers[{i}]: this upsampler was not trained with noise conditioning, "
+                f"noise_level must be 0, got {stage.noise_level}"
             )
 
 
@@ -79,21 +98,28 @@ def sample(
     *,
     noise: "models.diffusion.noise.SampleNoise",
     clip_x0: bool,
+    guide: "models.diffusion.samplers.Guide | None" = None,
     callback: "models.diffusion.samplers.Callback | None" = None,
 ) -> "torch.Tensor":
-    """Run the sampler that `settings` names over `diffusion` respaced to its steps; guidance is the
-    denoiser's."""
+    """Run the sampler that `settings` names over `diffusion` respaced to its steps; classifier-free guidance
+    is the denoiser's.
+
+    `guide`: see `models.diffusion.samplers.Guide`; only "ddpm" and "ddim" take one, the others raise
+    `ValueError`.
+    """
     from models.diffusion import samplers
 
+    if guide is not None and settings.sampler not in ("ddpm", "ddim"):
+        raise ValueError(f"sample: a guide needs sampler 'ddpm' or 'ddim', got {settings.sampler!r}")
     process = diffusion.spaced(settings.steps)
     clip: bool | float = clip_x0
     if clip_x0 and settings.dynamic_threshold is not None:
         clip = settings.dynamic_threshold
     if settings.sampler == "ddpm":
-        return samplers.ddpm(process, denoise, x_T, noise=noise, clip_x0=clip, callback=callback)
+        return samplers.ddpm(process, denoise, x_T, noise=noise, clip_x0=clip, guide=guide, callback=callback)
     if settings.sampler == "ddim":
         return samplers.ddim(
-            process, denoise, x_T, noise=noise, eta=settings.eta, clip_x0=clip, callback=callback
+            process, denoise, x_T, noise=noise, eta=settings.eta, clip_x0=clip, guide=guide, callback=callback
         )
     if settings.sampler == "heun":
         return samplers.heun(process, denoise, x_T, clip_x0=clip, callback=callback)

@@ -73,9 +73,8 @@ class LoadedCascade:
 
     @property
     def context(self) -> int:
-        """Tokens a prompt may have: the smaller of the two contexts it goes into."""
-        config = self.model.config
-        return min(config.prior.context, config.decoder.text_context)
+        """Tokens a prompt may have."""
+        return context_of(self.model.config)
 
     @property
     def vocab_size(self) -> int:
@@ -103,14 +102,16 @@ def open_stage(path: Path) -> Stage:
     )
 
 
-def compose(prior: Stage, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIP:
-    """The cascade of these stages with their EMA weights, in evaluation mode.
+def compose(prior: Stage | None, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIP:
+    """The cascade of these stages with their EMA weights, in evaluation mode; without `prior` one whose
+    decoder draws from text alone.
 
     Raises `CascadeError` where a stage is of the wrong class or the stages do not fit together.
     """
     config = _cascade_config(prior, decoder, upsamplers)
     model = config.build()
-    for name, stage in zip(_stage_names(config), (prior, decoder, *upsamplers), strict=True):
+    stages = [*([] if prior is None else [prior]), decoder, *upsamplers]
+    for name, stage in zip(_stage_names(config), stages, strict=True):
         _load(model.get_submodule(name), stage.weights)
     return model.eval().requires_grad_(False)
 
@@ -180,20 +181,19 @@ def read_cascade(folder: Path) -> LoadedCascade:
     )
 
 
-def _cascade_config(prior: Stage, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIPConfig:
-    expected = [(prior, PriorConfig), (decoder, DecoderConfig), *((u, UpsamplerConfig) for u in upsamplers)]
-    for stage, wanted in expected:
+def _cascade_config(prior: Stage | None, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIPConfig:
+    expected = [(decoder, DecoderConfig), *((u, UpsamplerConfig) for u in upsamplers)]
+    for stage, wanted in [*([] if prior is None else [(prior, PriorConfig)]), *expected]:
         if not isinstance(stage.config, wanted):
             raise CascadeError(
                 f"{stage.weights.parent}: expected a network of {wanted.__name__}, got "
                 f"{type(stage.config).__name__}; is it wired to the right step?"
             )
-    assert isinstance(prior.config, PriorConfig)
     assert isinstance(decoder.config, DecoderConfig)
     try:
         return UnCLIPConfig(
-            prior=prior.config,
-            prior_diffusion=prior.diffusion,
+            prior=prior.config if prior is not None and isinstance(prior.config, PriorConfig) else None,
+            prior_diffusion=None if prior is None else prior.diffusion,
             decoder=decoder.config,
             decoder_diffusion=decoder.diffusion,
             upsamplers=tuple(u.config for u in upsamplers if isinstance(u.config, UpsamplerConfig)),
@@ -203,20 +203,31 @@ def _cascade_config(prior: Stage, decoder: Stage, upsamplers: Sequence[Stage]) -
         raise CascadeError(f"the stages do not make a cascade: {error}") from None
 
 
+def context_of(config: UnCLIPConfig) -> int:
+    """Tokens a prompt may have: the smallest of the contexts it goes into."""
+    texts = [u.text.context for u in config.upsamplers if u.text is not None]
+    prior = [] if config.prior is None else [config.prior.context]
+    return min([config.decoder.text_context, *prior, *texts])
+
+
 def vocab_size_of(config: UnCLIPConfig) -> int:
-    """The tokenizer's vocabulary.  Raises `CascadeError` where prior and decoder were trained with two."""
-    prior, decoder = config.prior.vocab_size, config.decoder.vocab_size
-    if prior != decoder:
+    """The tokenizer's vocabulary.  Raises `CascadeError` where prior and decoder were trained with two, or
+    see no tokens at all."""
+    decoder = config.decoder.vocab_size
+    if decoder is None:
+        raise CascadeError("the decoder takes the features of an outer text encoder, not token ids")
+    if config.prior is not None and config.prior.vocab_size != decoder:
         raise CascadeError(
-            f"the prior was trained on a vocabulary of {prior} tokens, the decoder on one of {decoder}; "
-            f"give both the same vocab_size"
+            f"the prior was trained on a vocabulary of {config.prior.vocab_size} tokens, the decoder on one "
+            f"of {decoder}; give both the same vocab_size"
         )
     return decoder
 
 
 def _stage_names(config: UnCLIPConfig) -> list[str]:
     """Names of the submodules, in the order of the cascade."""
-    return ["prior", "decoder", *(f"upsamplers.{i}" for i in range(len(config.upsamplers)))]
+    prior = [] if config.prior is None else ["prior"]
+    return [*prior, "decoder", *(f"upsamplers.{i}" for i in range(len(config.upsamplers)))]
 
 
 def _weights_file(config: UnCLIPConfig, name: str) -> str:

@@ -118,7 +118,8 @@ def _draw(
     settings = dataclasses.replace(sampling.decoder, sampler="ddim", steps=steps, eta=eta, guidance=1.0)
     stages = [model.decode(z, *_no_caption(len(z)), seed=seed, settings=settings, x_T=x_T)]
     for stage in range(len(model.upsamplers)):
-        stages.append(model.upsample(stages[-1], stage, seed=seed, settings=sampling.upsamplers[stage]))
+        settings, text = sampling.upsamplers[stage], _no_caption(len(z))
+        stages.append(model.upsample(stages[-1], stage, *text, seed=seed, settings=settings))
     pictures = [to_u8(images.numpy()) for images in stages]
     return [[stage[i] for stage in pictures] for i in range(len(z))]
 

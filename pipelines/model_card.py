@@ -59,13 +59,14 @@ def model_card(
 def _networks(model: UnCLIP) -> str:
     config = model.config
     rows = [
-        ("prior", model.prior, f"{config.prior.embedding_dim}-d embedding"),
         ("decoder", model.decoder, f"{config.decoder.image_size} px"),
         *(
             (f"upsampler {i}", network, f"{c.low_res_size} to {c.image_size} px")
             for i, (network, c) in enumerate(zip(model.upsamplers, config.upsamplers, strict=True))
         ),
     ]
+    if model.prior is not None:
+        rows.insert(0, ("prior", model.prior, f"{model.prior.config.embedding_dim}-d embedding"))
     lines = [f"| {name} | {parameter_count(network):,} | {makes} |" for name, network, makes in rows]
     return "\n".join(["| network | parameters | makes |", "|---|---|---|", *lines])
 

@@ -39,7 +39,7 @@ class Diffusion:
     `prediction`: what the network outputs; "v" is sqrt(abar) eps - sqrt(1 - abar) x0 (2202.00512, section 4).
     `variance`: "learned_range" means the network's output carries a second half of channels that interpolates
     the log variance between its two bounds (2102.09672, eq. 15); the fixed ones are those bounds; "given" is
-    made by `with_variance` alone.
+    made by `with_variance` alone.  `clip_range`: what |x0| does not exceed, where a sampler clamps it.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Diffusion:
         *,
         prediction: PredictionType,
         variance: VarianceType,
+        clip_range: float = 1.0,
         timestep_map: Int[Tensor, " steps"] | None = None,
         given: Float64[Tensor, " steps"] | None = None,
     ) -> None:
@@ -61,6 +62,7 @@ class Diffusion:
         self.betas = betas
         self.prediction: PredictionType = prediction
         self.variance: VarianceType = variance
+        self.clip_range = clip_range
         self.timestep_map = torch.arange(len(betas)) if timestep_map is None else timestep_map.detach().cpu()
         self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
         self.alphas_cumprod_prev = torch.cat([betas.new_ones(1), self.alphas_cumprod[:-1]])
@@ -89,6 +91,7 @@ class Diffusion:
             1 - kept / previous,
             prediction=self.prediction,
             variance=self.variance,
+            clip_range=self.clip_range,
             timestep_map=self.timestep_map[keep],
         )
 
@@ -103,6 +106,7 @@ class Diffusion:
             self.betas,
             prediction=self.prediction,
             variance="given",
+            clip_range=self.clip_range,
             timestep_map=self.timestep_map,
             given=variances,
         )
@@ -121,6 +125,21 @@ class Diffusion:
     ) -> Float[Tensor, " batch *shape"]:
         """Draw x_t given x_0: sqrt(abar_t) x0 + sqrt(1 - abar_t) noise (2006.11239, eq. 4)."""
         return self._at("sqrt_abar", t, x0) * x0 + self._at("sqrt_1m_abar", t, x0) * noise
+
+    def noise_to_level(
+        self,
+        x0: Float[Tensor, " batch *shape"],
+        level: Float[Tensor, " batch"],
+        noise: Float[Tensor, " batch *shape"],
+    ) -> Float[Tensor, " batch *shape"]:
+        """`x0` noised by a share `level` of the process: 0 leaves it as it is, 1 is the last step.
+
+        Noise-conditioning augmentation of an upsampler's input (CDM, 2106.15282; Imagen, 2205.11487,
+        section 2.4).  Levels between two steps are rounded to the nearer.
+        """
+        abar = torch.cat([self.alphas_cumprod.new_ones(1), self.alphas_cumprod]).to(x0.device)
+        at_level = abar[(level * self.num_steps).round().long()].reshape(-1, *[1] * (x0.ndim - 1))
+        return at_level.sqrt().to(x0.dtype) * x0 + (1 - at_level).sqrt().to(x0.dtype) * noise
 
     def q_posterior(
         self,
@@ -146,16 +165,30 @@ class Diffusion:
     ) -> Prediction:
         """Read a network's raw output at step `t`.
 
-        `clip_x0`: True clamps x0 to [-1, 1] (images; embeddings are not clamped).  A number is Imagen's
-        dynamic threshold, a quantile in (0, 1] (2205.11487, section 2.3; there 0.995): each sample is clamped
-        to the quantile of its own |x0|, at least 1, and divided by it.
+        `clip_x0`: True clamps x0 to the clip range, for pixels [-1, 1] (unCLIP's embeddings are not clamped).
+        A number is Imagen's dynamic threshold, a quantile in (0, 1] (2205.11487, section 2.3; there 0.995):
+        each sample is clamped to the quantile of its own |x0|, at least the range, and brought back into it.
         """
         output, log_variance = self._split(network_output, x_t, t)
         x0 = self._x0(output, x_t, t)
-        x0 = _clipped(x0, clip_x0)
+        x0 = _clipped(x0, clip_x0, self.clip_range)
         epsilon = (self._at("recip_sqrt_abar", t, x_t) * x_t - x0) / self._at("recipm1_sqrt_abar", t, x_t)
         mean, _ = self.q_posterior(x0, x_t, t)
         return Prediction(x0=x0, epsilon=epsilon, log_variance=log_variance, mean=mean)
+
+    def with_score(
+        self,
+        prediction: Prediction,
+        x_t: Float[Tensor, " batch *shape"],
+        t: Int[Tensor, " batch"],
+        gradient: Float[Tensor, " batch *shape"],
+    ) -> Prediction:
+        """`prediction` with `gradient` added to its score: epsilon - sqrt(1 - abar) gradient (2105.05233,
+        algorithm 2).  x0 and the mean follow from the new epsilon; x0 is not clipped again."""
+        epsilon = prediction.epsilon - self._at("sqrt_1m_abar", t, x_t) * gradient
+        x0 = self._at("recip_sqrt_abar", t, x_t) * x_t - self._at("recipm1_sqrt_abar", t, x_t) * epsilon
+        mean, _ = self.q_posterior(x0, x_t, t)
+        return Prediction(x0=x0, epsilon=epsilon, log_variance=prediction.log_variance, mean=mean)
 
     # ---- losses ----------------------------------------------------------------------------------------
 
@@ -266,14 +299,14 @@ class Diffusion:
         return noise
 
 
-def _clipped(x0: Tensor, clip_x0: bool | float) -> Tensor:
+def _clipped(x0: Tensor, clip_x0: bool | float, clip_range: float) -> Tensor:
     if isinstance(clip_x0, bool):
-        return x0.clamp(-1, 1) if clip_x0 else x0
+        return x0.clamp(-clip_range, clip_range) if clip_x0 else x0
     if not 0 < clip_x0 <= 1:
         raise ValueError(f"clip_x0: expected True, False or a quantile in (0, 1], got {clip_x0}")
-    limit = torch.quantile(x0.abs().flatten(1).float(), clip_x0, dim=1).clamp(min=1).to(x0.dtype)
+    limit = torch.quantile(x0.abs().flatten(1).float(), clip_x0, dim=1).clamp(min=clip_range).to(x0.dtype)
     limit = limit.reshape(-1, *[1] * (x0.ndim - 1))
-    return x0.clamp(-limit, limit) / limit
+    return x0.clamp(-limit, limit) / (limit / clip_range)
 
 
 def _mean_per_sample(x: Tensor) -> Tensor:

@@ -132,6 +132,7 @@ def one_step_mean(cascade: UnCLIP, prompts: Prompts, settings: PriorSettings) ->
     network knows it, without the error of a chain.
     """
     diffusion, text = cascade.prior_diffusion, prompts.text_embedding
+    assert cascade.prior is not None and diffusion is not None  # what is evaluated has one
     x_t = torch.randn(text.shape, generator=torch.Generator().manual_seed(settings.seed))
     t = torch.full((len(text),), diffusion.num_steps - 1)
     output = cascade.prior(x_t, diffusion.original_timesteps(t), prompts.tokens, prompts.mask, text)

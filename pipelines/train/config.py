@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from models.config import DecoderConfig, DiffusionConfig, PriorConfig, UpsamplerConfig
+from models.config_text import TextFeaturesConfig
 from pipelines.step import Resources, StepConfig, input_of
 from pipelines.train.optimiser import OptimiserSettings
 from pipelines.train.precision import DeviceChoice, PrecisionChoice
@@ -67,7 +68,15 @@ class TrainConfig(StepConfig):
         return self
 
 
-class TrainPriorConfig(TrainConfig):
+class TrainDiffusionConfig(TrainConfig):
+    """What stages that learn a diffusion have in common."""
+
+    diffusion: DiffusionConfig
+    timesteps: Literal["uniform", "loss_aware"] = "uniform"
+    """How training draws them; `loss_aware`: 2102.09672, section 3.3."""
+
+
+class TrainPriorConfig(TrainDiffusionConfig):
     """Diffusion prior (2204.06125, section 2.2)."""
 
     network: PriorConfig
@@ -78,12 +87,14 @@ class TrainPriorConfig(TrainConfig):
     def _supported(self) -> TrainPriorConfig:
         if self.network.vocab_size is None:
             raise ValueError("network.vocab_size: the prior is trained on token ids, give its vocabulary")
+        if self.network.normalisation != "unit_norm":
+            raise ValueError("network.normalisation: the prior is trained on unit-norm embeddings")
         if self.diffusion.variance == "learned_range":
             raise ValueError("diffusion.variance: the prior has no variance output, choose fixed_small")
         return self
 
 
-class TrainDecoderConfig(TrainConfig):
+class TrainDecoderConfig(TrainDiffusionConfig):
     """Decoder (2204.06125, section 2.1)."""
 
     network: DecoderConfig
@@ -95,12 +106,14 @@ class TrainDecoderConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _supported(self) -> TrainDecoderConfig:
+        if self.network.vocab_size is None:
+            raise ValueError("network.vocab_size: the decoder is trained on token ids, give its vocabulary")
         if self.diffusion.variance != "learned_range":
             raise ValueError("diffusion.variance: the decoder learns its variance, choose learned_range")
         return self
 
 
-class TrainUpsamplerConfig(TrainConfig):
+class TrainUpsamplerConfig(TrainDiffusionConfig):
     """Upsampler (2204.06125, section 2.1), trained on crops."""
 
     network: UpsamplerConfig
@@ -110,6 +123,8 @@ class TrainUpsamplerConfig(TrainConfig):
     """unCLIP: blur for the first upsampler, bsr for the second."""
     crop_fraction: float = Field(default=0.25, gt=0, le=1)
     """Side of the crops as a share of the target's side."""
+    drop_text: float = Field(default=0.1, ge=0, lt=1)
+    """Of networks that read the caption, for classifier-free guidance."""
 
     @property
     def crop(self) -> int:
@@ -118,6 +133,10 @@ class TrainUpsamplerConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _supported(self) -> TrainUpsamplerConfig:
+        if self.network.last_step_unet:
+            raise ValueError(
+                "network.last_step_unet: a second U-Net is for imported weights, not for training"
+            )
         learned = self.diffusion.variance == "learned_range"
         if learned != self.network.learned_variance:
             raise ValueError(
@@ -129,6 +148,8 @@ class TrainUpsamplerConfig(TrainConfig):
                 f"network.residual adds the input image to the output: diffusion.prediction must be 'x0', "
                 f"got {self.diffusion.prediction!r}"
             )
+        if isinstance(self.network.text, TextFeaturesConfig):
+            raise ValueError("network.text: upsamplers are trained on token ids, give a text transformer")
         for what, divisor in (("stride", self.network.unet.stride), ("scale", self.network.scale)):
             if self.crop % divisor:
                 raise ValueError(

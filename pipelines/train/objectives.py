@@ -65,6 +65,8 @@ class DecoderObjective:
     """The hybrid loss with learned variance; embedding and caption dropped independently (section 2.1)."""
 
     diffusion: DiffusionConfig
+    image: bool = True
+    """Whether the network sees the image embedding; GLIDE's does not."""
     drop_image: float = 0.1
     drop_text: float = 0.5
 
@@ -78,7 +80,7 @@ class DecoderObjective:
         output = network(
             x_t,
             t,
-            _to(device, batch.image_embedding),
+            _to(device, batch.image_embedding) if self.image else None,
             _to(device, batch.tokens),
             _to(device, batch.mask),
             drop_image,
@@ -89,11 +91,16 @@ class DecoderObjective:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UpsamplerObjective:
-    """The plain diffusion loss on crops, given their degraded low resolution version (section 2.1)."""
+    """The diffusion loss on crops, given their degraded low resolution version (section 2.1)."""
 
     diffusion: DiffusionConfig
     scale: int
     degradation: Literal["none", "blur", "bsr"] = "blur"
+    noise_conditioning: bool = False
+    """Noise the low resolution version to a level drawn from [0, 1), which the network is told."""
+    text: bool = False
+    """Whether the network reads the caption; GLIDE's and Imagen's do."""
+    drop_text: float = 0.1
 
     def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, " B"]:
         process, device = _process(self.diffusion), draws.device
@@ -102,7 +109,16 @@ class UpsamplerObjective:
         t = draws.timesteps(process.num_steps)
         noise = draws.normal(tuple(x0.shape[1:]))
         x_t = process.q_sample(x0, t, noise)
-        return process.training_losses(network(x_t, t, low_res).float(), x0, x_t, t, noise)
+        level: Tensor | None = None
+        text: tuple[Tensor, ...] = ()
+        if self.noise_conditioning:
+            level = draws.uniform()
+            low_res = process.noise_to_level(low_res, level, draws.normal(tuple(low_res.shape[1:])))
+        if self.text:
+            drop = draws.uniform() < self.drop_text
+            text = (_to(device, batch.tokens), _to(device, batch.mask), drop)
+        output = network(x_t, t, low_res, level, *text)
+        return process.training_losses(output.float(), x0, x_t, t, noise)
 
     def low_resolution(self, x0: Float[Tensor, "B 3 H W"], draws: Draws) -> Float[Tensor, "B 3 h w"]:
         """The corrupted input: Gaussian blur for the first upsampler, BSR for the second (Table 3)."""

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from infra.machine import available_memory_bytes
 from infra.store import Draft, Rows
 from models.config import tagged
+from models.config_text import TextTransformerConfig
 from pipelines.aligned import encoder_identity
 from pipelines.step import Context, Estimate, Step
 from pipelines.train.config import (
     TrainConfig,
     TrainDecoderConfig,
+    TrainDiffusionConfig,
     TrainPriorConfig,
     TrainResources,
     TrainUpsamplerConfig,
@@ -51,7 +53,7 @@ ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 class TrainStep(Step[ConfigT, TrainResources]):
     """What the three training steps share."""
 
-    version = 1
+    version = 2
     Resources = TrainResources
 
     @abstractmethod
@@ -204,6 +206,7 @@ class TrainStep(Step[ConfigT, TrainResources]):
             prefetch=resources.prefetch,
             cache_bytes=resources.cache_mb * 2**20,
             tracking_id=context.draft.address,
+            loss_aware_steps=_loss_aware_steps(config),
         )
 
     def _write(
@@ -270,7 +273,10 @@ class TrainDecoder(TrainStep[TrainDecoderConfig]):
         from pipelines.train.objectives import DecoderObjective
 
         return DecoderObjective(
-            diffusion=config.diffusion, drop_image=config.drop_image, drop_text=config.drop_text
+            diffusion=config.diffusion,
+            image=config.network.embedding_dim is not None,
+            drop_image=config.drop_image,
+            drop_text=config.drop_text,
         )
 
     def view(self, config: TrainDecoderConfig) -> View:
@@ -279,9 +285,10 @@ class TrainDecoder(TrainStep[TrainDecoderConfig]):
         return View(side=config.network.image_size)
 
     def text(self, config: TrainDecoderConfig) -> tuple[int, int]:
+        assert config.network.vocab_size is not None  # validated
         return config.network.text_context, config.network.vocab_size
 
-    def embedding_dim(self, config: TrainDecoderConfig) -> int:
+    def embedding_dim(self, config: TrainDecoderConfig) -> int | None:
         return config.network.embedding_dim
 
 
@@ -299,13 +306,29 @@ class TrainUpsampler(TrainStep[TrainUpsamplerConfig]):
         from pipelines.train.objectives import UpsamplerObjective
 
         return UpsamplerObjective(
-            diffusion=config.diffusion, scale=config.network.scale, degradation=config.degradation
+            diffusion=config.diffusion,
+            scale=config.network.scale,
+            degradation=config.degradation,
+            noise_conditioning=config.network.noise_conditioning,
+            text=config.network.text is not None,
+            drop_text=config.drop_text,
         )
 
     def view(self, config: TrainUpsamplerConfig) -> View:
         from pipelines.train.stream import View
 
         return View(side=config.network.image_size, crop=config.crop)
+
+    def text(self, config: TrainUpsamplerConfig) -> tuple[int, int] | None:
+        text = config.network.text
+        # Features are refused by the configuration.
+        return (text.context, text.vocab_size) if isinstance(text, TextTransformerConfig) else None
+
+
+def _loss_aware_steps(config: TrainConfig) -> int | None:
+    if isinstance(config, TrainDiffusionConfig) and config.timesteps == "loss_aware":
+        return config.diffusion.steps
+    return None
 
 
 def _engine_name(config: TrainConfig) -> str:

@@ -6,8 +6,9 @@ from guided_diffusion import gaussian_diffusion as gd
 from guided_diffusion.respace import SpacedDiffusion, space_timesteps
 from torch import Tensor
 
+from models.diffusion.noise import SampleNoise
 from models.diffusion.process import Diffusion, PredictionType, VarianceType
-from models.diffusion.samplers import ddim, ddim_invert
+from models.diffusion.samplers import ddim, ddim_invert, ddpm
 from models.diffusion.schedule import cosine_betas, linear_betas, spaced_steps
 
 MEAN: dict[PredictionType, gd.ModelMeanType] = {
@@ -126,6 +127,58 @@ def test_ddim_chain_is_the_published_one() -> None:
     x_T = torch.randn(2, 3, 8, 8)
     expected = theirs.ddim_sample_loop(denoise, x_T.shape, noise=x_T, device="cpu", eta=0.0)
     torch.testing.assert_close(ddim(ours, denoise, x_T), expected, rtol=0, atol=1e-5)
+
+
+class Pull:
+    """A guide, and the published `cond_fn`: towards a picture, the more the less noise there is."""
+
+    def __init__(self) -> None:
+        self.target = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(2)) * 2 - 1
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        # Depends on the timestep, so that a wrong mapping would show.
+        return (self.target - x_t) * (2 - t[:, None, None, None] / 1000)
+
+
+@pytest.mark.parametrize(("prediction", "variance"), PROCESSES)
+def test_guided_means_and_scores_are_the_published_ones(
+    prediction: PredictionType, variance: VarianceType
+) -> None:
+    ours, theirs = pair(prediction, variance)
+    x0, noise, output, t = batch(variance)
+    x_t, guide = ours.q_sample(x0, t, noise), Pull()
+    p = ours.predict(output, x_t, t, clip_x0=True)
+    q = theirs.p_mean_variance(lambda *_: output, x_t, t, clip_denoised=True)
+    gradient = guide(x_t, ours.original_timesteps(t))
+    mean = p.mean + p.log_variance.exp() * gradient
+    # At step 0 the published fixed_small has variance 0, but the logarithm of step 1: ours reads the latter.
+    rows = slice(1 if variance == "fixed_small" else 0, None)
+    expected = theirs.condition_mean(guide, q, x_t, t, model_kwargs={})
+    torch.testing.assert_close(mean[rows], expected[rows], rtol=0, atol=1e-5)
+    shifted = ours.with_score(p, x_t, t, gradient)
+    expected = theirs.condition_score(guide, q, x_t, t, model_kwargs={})
+    # At step 39 x0 is thousands: the tolerance is relative there.
+    torch.testing.assert_close(shifted.x0, expected["pred_xstart"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(shifted.mean, expected["mean"], rtol=1e-5, atol=1e-5)
+
+
+def test_guided_chains_are_the_published_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pair("epsilon", "learned_range", "ddim20")
+    weight = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)) * 0.3
+    guide, x_T = Pull(), torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        return torch.einsum("oc,bchw->bohw", weight, x) * (0.5 + t[:, None, None, None] / 1000)
+
+    settings = {"noise": x_T, "device": "cpu", "cond_fn": guide, "model_kwargs": {}}
+    expected = theirs.ddim_sample_loop(denoise, x_T.shape, **settings)
+    torch.testing.assert_close(ddim(ours, denoise, x_T, guide=guide), expected, rtol=0, atol=1e-5)
+    # Both draw the same noise: theirs is drawn in one tensor, ours a stream a sample.
+    drawn = SampleNoise(seed=0, count=5)
+    monkeypatch.setattr(torch, "randn_like", drawn.like)
+    expected = theirs.p_sample_loop(denoise, x_T.shape, **settings)
+    actual = ddpm(ours, denoise, x_T, noise=SampleNoise(seed=0, count=5), guide=guide)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
 def test_inversion_is_the_published_one() -> None:

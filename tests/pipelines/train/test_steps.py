@@ -72,10 +72,26 @@ UPSAMPLER = {
     "diffusion": {"prediction": "x0", "variance": "fixed_small"},
     "degradation": "blur",
 }
+GLIDE = {**DECODER, "network": {**DECODER["network"], "embedding_dim": None}, "drop_text": 0.2}
+READING_UPSAMPLER = {
+    **UPSAMPLER,
+    "network": {
+        **UPSAMPLER["network"],
+        "num_res_blocks": [1, 2],
+        "middle_attention": True,
+        "num_head_channels": 8,
+        "efficient": True,
+        "noise_conditioning": True,
+        "text": {"vocab_size": VOCAB, "context": CONTEXT, "width": 8, "layers": 1, "heads": 1},
+    },
+}
+FEATURES = {"features_dim": 8, "context": CONTEXT, "width": 8, "time_width": 32}
 STAGES: list[tuple[TrainStep[Any], dict[str, Any]]] = [
     (TrainPrior(), PRIOR),
     (TrainDecoder(), DECODER),
     (TrainUpsampler(), UPSAMPLER),
+    (TrainDecoder(), GLIDE),
+    (TrainUpsampler(), READING_UPSAMPLER),
 ]
 
 
@@ -92,6 +108,12 @@ STAGES: list[tuple[TrainStep[Any], dict[str, Any]]] = [
         (TrainUpsampler(), UPSAMPLER, {"crop_fraction": 0.1}, "crops of 6 px must be divisible by"),
         (TrainUpsampler(), UPSAMPLER, {"diffusion": {"variance": "fixed_small"}}, "must be 'x0', got 'epsi"),
         (TrainUpsampler(), UPSAMPLER, {"diffusion": {"prediction": "x0"}}, "both must learn the variance"),
+        (
+            TrainUpsampler(),
+            UPSAMPLER,
+            {"network": {**UPSAMPLER["network"], "text": FEATURES}},
+            "upsamplers are trained on token ids",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_when_the_recipe_is_read(
