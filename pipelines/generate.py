@@ -51,7 +51,8 @@ class Sampler:
     ) -> Sampler:
         """Read a model folder and the encoder it was trained with.
 
-        guidance: of the decoder, instead of the model's own.  steps: of prior and decoder, likewise.
+        guidance: of the decoder, instead of the model's own.  steps: of prior and decoder, likewise; a prior
+        whose analytic variance was not estimated for them samples with the process's own.
         Raises `CascadeError` where the folder is no model or the installed encoder is another one,
         `GenerateError` for settings that cannot be sampled with.
         """
@@ -80,7 +81,7 @@ class Sampler:
                 f"installed: {', '.join(different)} differ"
             )
         try:
-            sampling = _override(cascade.sampling, guidance=guidance, steps=steps)
+            sampling = _override(cascade, guidance=guidance, steps=steps)
         except ValueError as error:
             raise GenerateError(str(error)) from error
         return Sampler(cascade=cascade, encoder=encoder, sampling=sampling)
@@ -196,12 +197,15 @@ def write_pictures(
     return [*paths, grid]
 
 
-def _override(sampling: CascadeSampling, *, guidance: float | None, steps: int | None) -> CascadeSampling:
+def _override(cascade: LoadedCascade, *, guidance: float | None, steps: int | None) -> CascadeSampling:
+    sampling = cascade.sampling
     prior, decoder = sampling.prior, sampling.decoder
     if guidance is not None:
         decoder = dataclasses.replace(decoder, guidance=guidance)
     if steps is not None:
-        prior, decoder = dataclasses.replace(prior, steps=steps), dataclasses.replace(decoder, steps=steps)
+        estimated = str(steps) in cascade.model.config.prior_noise_powers
+        prior = dataclasses.replace(prior, steps=steps, variance=prior.variance if estimated else "model")
+        decoder = dataclasses.replace(decoder, steps=steps)
     return dataclasses.replace(sampling, prior=prior, decoder=decoder)
 
 

@@ -68,7 +68,7 @@ class Register(Step[RegisterConfig, Resources]):
 
     kind = "register"
     produces = "model"
-    version = 1
+    version = 2
     Config = RegisterConfig
 
     def estimate(self, config: RegisterConfig, inputs: Mapping[str, Estimate]) -> Estimate:  # noqa: ARG002

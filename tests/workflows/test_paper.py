@@ -35,7 +35,7 @@ TABLE_3: dict[str, tuple[Any, Any, Any, Any]] = {
 TEXT_ENCODER = {"context": 256, "width": 2048, "layers": 24, "heads": 32}
 
 SAMPLING = {
-    "prior": {"steps": 64, "sampler": "ddpm"},
+    "prior": {"steps": 64, "sampler": "ddpm", "variance": "analytic"},
     "decoder": {"steps": 250, "sampler": "ddpm", "guidance": 1.25},
     "upsampler_256": {"steps": 27, "sampler": "ddim"},
     "upsampler_1024": {"steps": 15, "sampler": "ddim"},
@@ -90,10 +90,11 @@ def test_sampling_is_that_of_table_3() -> None:
     stages = dict(zip(STAGES, (sampling.prior, sampling.decoder, *sampling.upsamplers), strict=True))
     for name, expected in SAMPLING.items():
         steps = config_of(name).diffusion.build().spaced(stages[name].steps).num_steps
-        got = {"steps": steps, "sampler": stages[name].sampler, "guidance": stages[name].guidance}
+        got = stages[name].to_dict() | {"steps": steps}
         assert {key: got[key] for key in expected} == expected, name
         assert stages[name].eta == 0
     assert sampling.prior_candidates == 2
+    assert sampling.prior.steps in config_of("prior").analytic_steps
 
 
 @pytest.mark.parametrize("stage", STAGES)
