@@ -8,6 +8,7 @@ from pathlib import Path
 
 from models.cascade import UnCLIP
 from models.config import UnCLIPConfig
+from models.prior import DiffusionPrior
 from models.text_features import TextFeatures
 from tests.parity.unclip_parts import CASCADE, CONTEXT, DIM, randomise
 
@@ -65,7 +66,7 @@ def tiny_unclip(root: Path, config: UnCLIPConfig = CASCADE) -> Path:
     encoder = ClipText(root / "clip")
     model = random_unclip(config)
     (features, mask), pooled = encoder.features([""]), torch.from_numpy(encoder.encode_texts([""]))
-    assert isinstance(model.decoder.text, TextFeatures) and model.prior is not None
+    assert isinstance(model.decoder.text, TextFeatures) and isinstance(model.prior, DiffusionPrior)
     model.prior.set_null(features, mask, pooled)
     model.decoder.text.set_null(features, mask, pooled)
     write_cascade(

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from infra.digests import sha256_of_file
+from pipelines.cascade_io import CascadeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +27,13 @@ class ClipText:
     """
 
     def __init__(self, folder: Path) -> None:
-        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
-
+        try:
+            from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+        except ImportError as error:
+            raise CascadeError(
+                f"{folder} draws with a CLIP text encoder, which needs transformers: pip install "
+                f"'unclip[interop]'"
+            ) from error
         self._network = CLIPTextModelWithProjection.from_pretrained(
             folder / "text_encoder", use_safetensors=True, local_files_only=True
         ).eval()

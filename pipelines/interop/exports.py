@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.config import PriorConfig
 from models.weights.diffusers_config import (
     decoder_values,
     prior_values,
@@ -57,8 +58,9 @@ def export_diffusers(model_dir: Path, out: Path) -> Path:
 
 def pipeline_values(config: UnCLIPConfig) -> dict[str, dict[str, Any]]:
     """Every part's configuration.  Raises `StateDictError` naming what diffusers cannot express."""
-    if config.prior is None or config.prior_diffusion is None:
-        raise StateDictError("UnCLIPConfig.prior: diffusers' unCLIP has one, got none")
+    if not isinstance(config.prior, PriorConfig) or config.prior_diffusion is None:
+        got = "none" if config.prior is None else type(config.prior).__name__
+        raise StateDictError(f"UnCLIPConfig.prior: diffusers' unCLIP has a diffusion prior, got {got}")
     if len(config.upsamplers) != 1:
         raise StateDictError(
             f"UnCLIPConfig.upsamplers: diffusers' unCLIP has exactly one, got {len(config.upsamplers)}"
@@ -77,11 +79,12 @@ def pipeline_values(config: UnCLIPConfig) -> dict[str, dict[str, Any]]:
 
 def pipeline_states(model: UnCLIP) -> dict[str, dict[str, Tensor]]:
     """Every network's weights, under diffusers' names."""
+    from models.prior import DiffusionPrior
     from models.weights.diffusers_names import decoder_rows, prior_rows, upsampler_rows
     from models.weights.names import to_theirs
 
     config, upsampler = model.config, model.upsamplers[0]
-    assert model.prior is not None
+    assert isinstance(model.prior, DiffusionPrior)
     prior = to_theirs(prior_rows(model.prior.config), model.prior.state_dict())
     renamed = to_theirs(decoder_rows(config.decoder), model.decoder.state_dict())
     renamed |= to_theirs(upsampler_rows(config.upsamplers[0]), upsampler.state_dict())

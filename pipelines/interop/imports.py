@@ -282,14 +282,16 @@ def _write_model(model: UnCLIP, source: Path, out: Path) -> Path:
     """The model's folder, with its text encoder and what that makes of the empty prompt."""
     import torch
 
+    from models.prior import DiffusionPrior
     from models.text_features import TextFeatures
     from pipelines.cascade_io import write_cascade
     from pipelines.encoders.clip_text import ClipText
 
-    encoder = ClipText(source)
+    with _told(source):
+        encoder = ClipText(source)
     features, mask = encoder.features([""])
     pooled = torch.from_numpy(encoder.encode_texts([""]))
-    assert isinstance(model.decoder.text, TextFeatures) and model.prior is not None
+    assert isinstance(model.decoder.text, TextFeatures) and isinstance(model.prior, DiffusionPrior)
     model.prior.set_null(features, mask, pooled)
     model.decoder.text.set_null(features, mask, pooled)
     write_cascade(

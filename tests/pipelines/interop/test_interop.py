@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from models.cascade import UnCLIP
 from models.config import DiffusionConfig
+from models.prior import DiffusionPrior
 from models.sampling import CascadeSampling
 from models.weights.names import to_theirs
 from models.weights.openai import glide_rows, karlo_decoder_rows, karlo_prior_rows, karlo_upsampler_rows
@@ -77,7 +78,7 @@ KARLO_SETTINGS = {"image_size": "16", "upsampled_size": "32", "num_head_channels
 def karlo_folder(folder: Path, model: UnCLIP) -> Path:
     """The model as Karlo's four files; its names are facts of the published converter's."""
     tiny_text_encoder(folder)
-    assert model.prior is not None
+    assert isinstance(model.prior, DiffusionPrior)
     prior, decoder, upsampler = (
         part.state_dict() for part in (model.prior, model.decoder, model.upsamplers[0])
     )
@@ -190,6 +191,13 @@ def test_pipelines_that_do_not_fit_are_refused(exported: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {
+                **{"prior": None, "prior_diffusion": None},
+                "decoder": dataclasses.replace(CASCADE.decoder, embedding_dim=None),
+            },
+            "UnCLIPConfig.prior: diffusers' unCLIP has a diffusion prior, got none",
+        ),
         (
             {"prior": dataclasses.replace(CASCADE.prior, null_text="learned")},
             "PriorConfig.null_text: .*'learned'",
