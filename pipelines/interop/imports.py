@@ -307,7 +307,9 @@ def _write_model(model: UnCLIP, source: Path, out: Path) -> Path:
 
 
 def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(bool((a[k] == b[k]).all()) for k in a if a[k].shape == b[k].shape)
+    import torch
+
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def _number(given: dict[str, str], name: str, default: int | None = None) -> int:
