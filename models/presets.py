@@ -2,7 +2,7 @@
 
 GLIDE (2112.10741) and the base of Imagen (2205.11487) are the decoder without an image embedding; their
 upsamplers are the upsampler with text.  Sizes against the published ones: `tests/models/test_presets.py`, and
-`docs/relatives.md`, which also says what the papers leave open.
+`docs/relatives.md`, which also says what is our choice in them.
 """
 
 from models.config import DecoderConfig, DiffusionConfig, UnCLIPConfig, UpsamplerConfig

@@ -108,6 +108,7 @@ class UNet(nn.Module):
         return skips
 
     def _add_output_blocks(self, skips: list[int]) -> None:
+        """Appends the way up.  In the efficient order no block is left at the stem's side for its skip."""
         c, skips = self.config, list(skips)
         channels = skips[-1]
         for level, (side, mult, blocks) in reversed(list(enumerate(self._levels))):

@@ -48,8 +48,8 @@ def test_glide_has_the_published_sizes() -> None:
 
 
 def test_imagen_has_the_published_sizes_but_for_the_last_stage() -> None:
-    """2 B, 600 M and 400 M.  The block table that the paper gives for the last makes 0.63 B of ADM's residual
-    blocks: how it comes to 400 M is not said."""
+    """2 B, 600 M and 400 M.  The last one's blocks come to 0.63 B as ADM's residual blocks; why the published
+    network is smaller is not known here."""
     base, first, second = (sizes(c)[0] for c in (IMAGEN.decoder, *IMAGEN.upsamplers))
     assert base == pytest.approx(2.0, rel=0.08)
     assert first == pytest.approx(0.6, rel=0.06)
