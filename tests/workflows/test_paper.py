@@ -50,6 +50,33 @@ PARAMETERS = {
 }
 
 
+AR_PRIOR = {
+    # Table 3's first column.
+    "network.text_context": 256,
+    "network.text_width": 2048,
+    "network.text_layers": 24,
+    "network.text_heads": 32,
+    "network.context": 384,
+    "network.width": 1664,
+    "network.layers": 24,
+    "network.heads": 26,
+    "network.dropout": 0.0,
+    "optimiser.weight_decay": 4.0e-2,
+    "batch": 4096,
+    "steps": 1_000_000,
+    "optimiser.lr": 1.6e-4,
+    "optimiser.beta1": 0.9,
+    "optimiser.beta2": 0.91,
+    "optimiser.eps": 1e-10,
+    "ema_decay": 0.999,
+    # Section 2.2.
+    "network.components": 319,
+    "network.buckets": 1024,
+    "least_variance": 0.99,
+    "drop_text": 0.1,
+}
+
+
 def config_of(step: str) -> Any:
     return load_recipe("paper").node(step).config
 
@@ -104,6 +131,15 @@ def test_parameter_counts_are_within_3_percent(stage: str) -> None:
     with torch.device("meta"):
         network = config.build()
     assert parameter_count(network) == pytest.approx(PARAMETERS[stage], rel=0.03)
+
+
+def test_the_autoregressive_prior_is_table_3s_and_takes_the_others_place() -> None:
+    recipe = load_recipe("paper_ar_prior")
+    for path, expected in AR_PRIOR.items():
+        assert value_at(recipe.node("ar_prior").config, path) == expected, path
+    for step in ("evaluate", "register"):
+        assert getattr(recipe.node(step).inputs["prior"], "name", None) == "ar_prior"
+    assert recipe.node("evaluate").config.sampling.prior_candidates == 1  # type: ignore[attr-defined]
 
 
 def test_nothing_is_trained_before_somebody_approved() -> None:
