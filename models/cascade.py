@@ -14,15 +14,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from models.config import UnCLIPConfig
+from models.diffusion.analytic import NoisePowers
 from models.diffusion.guidance import Guided
 from models.diffusion.noise import SampleNoise
 from models.diffusion.samplers import Callback, Guide
+from models.prior import DiffusionPrior
 from models.sampling import CascadeSampling, StageSampling, check_upsamplers, sample
 from models.upsampler import Upsampler
 
 Progress = Callable[[str, int, int, Tensor], None]
 """Called with (stage, steps done, steps in total, current estimate of x_0); stages: prior, decoder,
 upsampler0, ..."""
+
+PriorSampler = Callable[..., Tensor]
+"""Called with text, its mask and its embedding, and by name with `settings`, `noise` and `callback`; returns
+image embeddings, a row each.  Each prior has its own: `sample`."""
 
 PRIOR_STREAM, DECODER_STREAM, UPSAMPLER_STREAM = 0, 1, 2
 
@@ -54,8 +60,19 @@ class UnCLIP(nn.Module):
         self.decoder = config.decoder.build()
         self.upsamplers = nn.ModuleList([c.build() for c in config.upsamplers])
         self.prior_diffusion = None if config.prior_diffusion is None else config.prior_diffusion.build()
+        self.prior_sampler = self._prior_sampler()
         self.decoder_diffusion = config.decoder_diffusion.build()
         self.upsampler_diffusions = [c.build() for c in config.upsampler_diffusions]
+
+    def _prior_sampler(self) -> PriorSampler | None:
+        """What either prior is called by; None where there is none."""
+        if not isinstance(self.prior, DiffusionPrior):
+            return None if self.prior is None else self.prior.sample
+        assert self.prior_diffusion is not None  # checked
+        self.noise_powers = NoisePowers(
+            self.prior_diffusion, self.config.prior_noise_powers, data_variance=self.prior.data_variance
+        )
+        return partial(self.prior.sample, diffusion=self.prior_diffusion, powers=self.noise_powers)
 
     @torch.no_grad()
     def generate(
@@ -110,28 +127,18 @@ class UnCLIP(nn.Module):
         first_index: int = 0,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n d"]:
-        """Image embeddings of unit norm: of `candidates` draws the one of the largest dot product with the
-        text embedding (section 2.2).
-
-        The paper leaves the norm of a sample as it comes; here it is set to 1, the only one the decoder has
-        seen.  A prior of standardised embeddings (Karlo) sets none, and clamps x0 as its process says.
-        """
-        if self.prior is None or self.prior_diffusion is None:
+        """Image embeddings: of `candidates` draws the one of the largest dot product with the text embedding
+        (section 2.2).  Their norm is what the prior's own `sample` says."""
+        if self.prior_sampler is None:
             raise ValueError("UnCLIP.sample_prior: this cascade has no prior")
         _check_finite("text_embedding", text_embedding)
         inputs = (text_tokens, text_mask, text_embedding)
-        text, mask, embedding = (x.repeat_interleave(candidates, dim=0) for x in inputs)
-        conditions = {"text": text, "text_mask": mask, "text_embedding": embedding}
-        kept, dropped = (torch.full((len(text),), flag, device=text.device) for flag in (False, True))
-        conditional, null = {**conditions, "drop": kept}, {**conditions, "drop": dropped}
-        denoise = Guided(self.prior.denoise, conditional, null, settings.guidance)
-        noise = SampleNoise(seed, len(text), first=first_index * candidates, stream=PRIOR_STREAM)
-        clip = self.prior.config.normalisation == "standardised"
-        x_T, callback = noise.like(embedding), _named(progress, "prior")
-        scaled = sample(
-            settings, self.prior_diffusion, denoise, x_T, noise=noise, clip_x0=clip, callback=callback
+        conditions = [x.repeat_interleave(candidates, dim=0) for x in inputs]
+        count = len(text_embedding) * candidates
+        noise = SampleNoise(seed, count, first=first_index * candidates, stream=PRIOR_STREAM)
+        z = self.prior_sampler(
+            *conditions, settings=settings, noise=noise, callback=_named(progress, "prior")
         )
-        z = self.prior.to_embedding(scaled)
         by_sample = z.reshape(-1, candidates, z.shape[1])
         best = torch.einsum("ncd,nd->nc", by_sample, text_embedding).argmax(dim=1)
         return by_sample[torch.arange(len(best), device=best.device), best]

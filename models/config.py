@@ -27,6 +27,7 @@ import typing
 from typing import TYPE_CHECKING, Any, Literal
 
 from models.config_base import Config, check_divides, check_fraction, check_positive
+from models.config_priors import ARPriorConfig, PriorConfig
 from models.config_text import TextFeaturesConfig, TextTransformerConfig
 from models.config_unet import UNetConfig
 
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     import models.decoder
     import models.diffusion.process
     import models.noised_clip
-    import models.prior
     import models.upsampler
 
 
@@ -52,7 +52,7 @@ class DiffusionConfig(Config):
     prediction: Literal["epsilon", "x0", "v"] = "epsilon"
     variance: Literal["learned_range", "fixed_small", "fixed_large"] = "learned_range"
     clip_range: float = 1.0
-    """Samplers that clamp x0 clamp it to plus and minus this.  Pixels: 1; Karlo's prior: 5."""
+    """Samplers that clamp x0 clamp it to plus and minus this.  Pixels: 1; Karlo's prior: 10."""
 
     def __post_init__(self) -> None:
         check_positive(self, "steps")
@@ -67,47 +67,6 @@ class DiffusionConfig(Config):
         return Diffusion(
             betas, prediction=self.prediction, variance=self.variance, clip_range=self.clip_range
         )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class PriorConfig(Config):
-    """Diffusion prior (2204.06125, section 2.2)."""
-
-    embedding_dim: int
-    context: int
-    width: int
-    layers: int
-    heads: int
-    vocab_size: int | None = None
-    """Token ids come in and are embedded here.  Exactly one of this and `text_features_dim` is given."""
-    text_features_dim: int | None = None
-    """Features of an outer text encoder come in instead, of this width."""
-    null_text: Literal["learned", "given"] = "learned"
-    """What stands for a dropped text; given: the encoding of the empty prompt (Karlo), for features alone."""
-    normalisation: Literal["unit_norm", "standardised"] = "unit_norm"
-    """How embeddings are brought to where the diffusion lives.  unit_norm: as in the paper, of norm 1 and
-    scaled.  standardised: as the encoder gives them, each dimension by a mean and a deviation that are kept
-    with the weights (Karlo)."""
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_positive(self, "embedding_dim", "context", "width", "layers", "heads")
-        check_divides(self, "width", self.width, "heads", self.heads)
-        check_divides(self, "width", self.width, "2 (sine and cosine)", 2)
-        check_fraction(self, "dropout")
-        if (self.vocab_size is None) == (self.text_features_dim is None):
-            raise ValueError(
-                f"PriorConfig: give exactly one of vocab_size (token ids come in) and text_features_dim "
-                f"(features come in), got {self.vocab_size} and {self.text_features_dim}"
-            )
-        check_positive(self, "vocab_size" if self.text_features_dim is None else "text_features_dim")
-        if self.null_text == "given" and self.text_features_dim is None:
-            raise ValueError("PriorConfig.null_text: 'given' is for features; with token ids it is learned")
-
-    def build(self) -> "models.prior.DiffusionPrior":
-        from models.prior import DiffusionPrior
-
-        return DiffusionPrior(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -342,13 +301,16 @@ class NoisedClipConfig(Config):
 class UnCLIPConfig(Config):
     """The whole cascade: every network with its process."""
 
-    prior: PriorConfig | None
+    prior: PriorConfig | ARPriorConfig | None
     """None: the decoder draws from text alone (GLIDE, Imagen)."""
     prior_diffusion: DiffusionConfig | None
+    """Of a diffusion prior alone."""
     decoder: DecoderConfig
     decoder_diffusion: DiffusionConfig
     upsamplers: tuple[UpsamplerConfig, ...] = ()
     upsampler_diffusions: tuple[DiffusionConfig, ...] = ()
+    prior_noise_powers: tuple[str, ...] = ()
+    """Respacings, as `spaced_steps` takes them, at which the prior can be sampled with analytic variance."""
 
     def __post_init__(self) -> None:
         self._check_prior()
@@ -372,8 +334,12 @@ class UnCLIPConfig(Config):
                 )
 
     def _check_prior(self) -> None:
-        if (self.prior is None) != (self.prior_diffusion is None):
-            raise ValueError("UnCLIPConfig: prior and prior_diffusion go together; give both or neither")
+        if isinstance(self.prior, PriorConfig) != (self.prior_diffusion is not None):
+            raise ValueError(
+                "UnCLIPConfig.prior_diffusion: a diffusion prior needs a process, and nothing else has one"
+            )
+        if self.prior_noise_powers and self.prior_diffusion is None:
+            raise ValueError("UnCLIPConfig.prior_noise_powers: there is no diffusion prior to have any")
         made = None if self.prior is None else self.prior.embedding_dim
         if made != self.decoder.embedding_dim:
             raise ValueError(
@@ -402,6 +368,7 @@ def _source(text: TextTransformerConfig | TextFeaturesConfig) -> str:
 NetworkConfig = (
     UNetConfig
     | PriorConfig
+    | ARPriorConfig
     | DecoderConfig
     | UpsamplerConfig
     | ClipHeadsConfig

@@ -18,6 +18,8 @@ HEADLINES = {
         "cosine_text_embedding",
         "cosine_mean_image_embedding",
         "cosine_ridge",
+        "bits_trained",
+        "bits_marginal",
     ),
     "decoder": ("loss_trained", "loss_untrained", "loss_constant"),
     "upsampler": ("psnr_db", "psnr_db_bicubic", "psnr_db_gain"),
@@ -33,8 +35,8 @@ def model_card(
     evaluation = json.loads((inputs["evaluation"].path / "evaluation.json").read_bytes())
     parts = [
         "# unCLIP cascade",
-        "A caption goes through a diffusion prior to an image embedding, and from there through a decoder "
-        "and upsamplers to an image (unCLIP, arXiv 2204.06125).",
+        f"A caption goes through {_kind(model)} prior to an image embedding, and from there through a "
+        "decoder and upsamplers to an image (unCLIP, arXiv 2204.06125).",
         f"Model digest: `{digest}`",
         "## Networks",
         _networks(model),
@@ -54,6 +56,10 @@ def model_card(
     if licence:
         parts += ["## Licence", licence]
     return "\n\n".join(parts) + "\n"
+
+
+def _kind(model: UnCLIP) -> str:
+    return "an autoregressive" if model.config.prior_diffusion is None else "a diffusion"
 
 
 def _networks(model: UnCLIP) -> str:

@@ -221,13 +221,15 @@ class Diffusion:
         x0: Float[Tensor, "batch channels *spatial"],
         x_t: Float[Tensor, "batch channels *spatial"],
         t: Int[Tensor, " batch"],
+        *,
+        clip_x0: bool = False,
     ) -> Float[Tensor, " batch"]:
         """One term of the variational bound, in bits per element (2006.11239, eq. 5).
 
         KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)); at t = 0 the negative log likelihood of x0 under the
         Gaussian discretised to 256 levels of [-1, 1].
         """
-        prediction = self.predict(network_output, x_t, t, clip_x0=False)
+        prediction = self.predict(network_output, x_t, t, clip_x0)
         true_mean, true_log_variance = self.q_posterior(x0, x_t, t)
         log_ratio = prediction.log_variance - true_log_variance
         scaled_error = (true_mean - prediction.mean) ** 2 * torch.exp(-prediction.log_variance)

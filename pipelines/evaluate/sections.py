@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from models.ar_prior import AutoregressivePrior
 from models.config import UpsamplerConfig
 from pipelines.evaluate.bench import Bench, Figures
+from pipelines.evaluate.code_length import evaluate_code_length
 from pipelines.evaluate.generated import (
     blurred,
     caption_scores,
@@ -45,7 +47,7 @@ class Section:
 
 
 def prior_section(bench: Bench) -> Section:
-    """Cosines to the true embedding, and the denoising loss."""
+    """Cosines to the true embedding, and the denoising loss; of an autoregressive prior the code length."""
     config = bench.config
     test, train, validation = (
         bench.source.read(split, count)
@@ -62,8 +64,13 @@ def prior_section(bench: Bench) -> Section:
     cosines = {f"cosine_{name}": figure for name, figure in result.cosines.items()}
     differences = {f"cosine_{name}": figure for name, figure in result.differences.items()}
     # A prior costs little: every held-out sample counts.
-    losses = _losses(bench, "prior", test, train)
-    return Section(figures={**cosines, **differences, **losses})
+    prior = bench.cascade.prior
+    fit = (
+        evaluate_code_length(prior, test, train, seed=config.seed, batch=config.batch)
+        if isinstance(prior, AutoregressivePrior)
+        else _losses(bench, "prior", test, train)
+    )
+    return Section(figures={**cosines, **differences, **fit})
 
 
 def decoder_section(bench: Bench) -> Section:

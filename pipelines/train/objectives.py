@@ -61,6 +61,25 @@ class PriorObjective:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ARPriorObjective:
+    """Cross entropy of the image embedding's tokens, nats per token (section 2.2)."""
+
+    drop_text: float = 0.1
+    """As of `PriorObjective`; the dot product goes with the text."""
+
+    def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, " B"]:
+        device = draws.device
+        nats = network(
+            _to(device, batch.image_embedding),
+            _to(device, batch.tokens),
+            _to(device, batch.mask),
+            _to(device, batch.text_embedding),
+            draws.uniform() < self.drop_text,
+        )
+        return nats.float().mean(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderObjective:
     """The hybrid loss with learned variance; embedding and caption dropped independently (section 2.1)."""
 
@@ -129,7 +148,7 @@ class UpsamplerObjective:
         return blur(small) if self.degradation == "blur" else small
 
 
-StageObjective = PriorObjective | DecoderObjective | UpsamplerObjective
+StageObjective = PriorObjective | ARPriorObjective | DecoderObjective | UpsamplerObjective
 
 
 @lru_cache(maxsize=8)

@@ -244,7 +244,7 @@ def test_settings_that_do_not_fit_are_refused_before_any_work() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prior": PRIOR}, "go together"),
+        ({"prior": PRIOR}, "a diffusion prior needs a process"),
         ({"decoder": DECODER}, "makes embeddings of no dimensions, the decoder expects 16"),
         (
             {"prior": PRIOR, "prior_diffusion": UNCLIP.prior_diffusion},

@@ -12,8 +12,20 @@ import pytest
 from workflows.cli.main import cli, run_cli
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = ["adopt", "append", "approve", "calibrate", "doctor", "filter", "fit", "forget", "generate"]
-COMMANDS += ["interpolate", "judge", "label", "plan", "policy", "retry", "run", "schema", "status"]
+COMMANDS = ["adopt", "append", "approve", "calibrate", "doctor", "export", "filter", "fit", "forget"]
+COMMANDS += [
+    "generate",
+    "import",
+    "interpolate",
+    "judge",
+    "label",
+    "plan",
+    "policy",
+    "retry",
+    "run",
+    "schema",
+    "status",
+]
 COMMANDS += ["textdiff", "ui", "vary"]
 
 

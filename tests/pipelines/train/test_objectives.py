@@ -10,12 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.config import DecoderConfig, DiffusionConfig, PriorConfig, UpsamplerConfig
+from models.ar_prior import AutoregressivePrior
+from models.config import ARPriorConfig, DecoderConfig, DiffusionConfig, PriorConfig, UpsamplerConfig
 from models.config_text import TextTransformerConfig
+from models.embedding_codec import EmbeddingCodec
+from models.pca import Pca
 from models.prior import embedding_scale
 from pipelines.train.draws import Draws, Purpose
 from pipelines.train.loop import split_batch
 from pipelines.train.objectives import (
+    ARPriorObjective,
     DecoderObjective,
     Network,
     Objective,
@@ -57,6 +61,7 @@ def _stages() -> dict[str, tuple[Network, Objective]]:
     )
     return {
         "prior": (prior.build(), PriorObjective(diffusion=X0, embedding_dim=16)),
+        "ar_prior": (_ar_prior(), ARPriorObjective()),
         "decoder": (decoder.build(), DecoderObjective(diffusion=HYBRID)),
         "upsampler": (upsampler.build(), UpsamplerObjective(diffusion=HYBRID, scale=4)),
         "upsampler_bsr": (
@@ -80,8 +85,30 @@ def _stages() -> dict[str, tuple[Network, Objective]]:
     }
 
 
+def _ar_prior() -> AutoregressivePrior:
+    config = ARPriorConfig(
+        embedding_dim=16,
+        components=6,
+        vocab_size=VOCAB,
+        text_context=CONTEXT,
+        text_width=16,
+        text_layers=1,
+        text_heads=2,
+        context=8,
+        width=16,
+        layers=1,
+        heads=2,
+        buckets=32,
+    )
+    network = config.build()
+    torch.nn.init.normal_(network.to_logits.weight)
+    images = torch.nn.functional.normalize(torch.randn(50, 16), dim=1)
+    network.codec = EmbeddingCodec.fit(Pca.fit([images], 6), [(images, images)], buckets=32)
+    return network
+
+
 @pytest.mark.parametrize(
-    "stage", ["prior", "decoder", "upsampler", "upsampler_bsr", "glide", "reading upsampler"]
+    "stage", ["prior", "ar_prior", "decoder", "upsampler", "upsampler_bsr", "glide", "reading upsampler"]
 )
 def test_losses_do_not_depend_on_how_the_batch_is_cut(batch: Batch, stage: str) -> None:
     network, objective = _stages()[stage]
@@ -135,6 +162,8 @@ def test_conditions_are_dropped_as_often_as_the_paper_says_and_independently(
 ) -> None:
     small = Stream(tiny.index, split="train", seed=0, context=CONTEXT, view=View(side=8)).read(0, 8)
     text = _recorded(PriorObjective(diffusion=X0, embedding_dim=16), batch, slice(-1, None))[0]
+    assert 0.08 < text.mean() < 0.12
+    text = _recorded(ARPriorObjective(), batch, slice(-1, None))[0]
     assert 0.08 < text.mean() < 0.12
     image, caption = _recorded(DecoderObjective(diffusion=HYBRID), small, slice(-2, None))
     assert 0.08 < image.mean() < 0.12
