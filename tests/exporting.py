@@ -1,35 +1,38 @@
 """A tiny corpus of four shards, a verdict that drops every third fetched row, and the export of both.
 
-Run as a module it exports in a process of its own and kills itself (-9) once it has heard of so many shards:
-`python -m tests.exporting ROOT SHARDS`.
+Run as a module it exports in a process of its own, shard after shard without Ray, and kills itself (-9) when
+so many are committed and the next is written: `python -m tests.exporting ROOT SHARDS`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from infra.progress import Progress
 from infra.shards import write_parquet
-from infra.store import Artifact, Store, finish
+from infra.store import Artifact, Draft, ShardRecord, Store, finish
+from pipelines import distribute
 from pipelines.aligned import read_table, shard_names
 from pipelines.export.step import Export, ExportConfig, ExportResources
 from pipelines.judge.verdict import account
-from tests.annotated import FatalProgress
 from tests.small_crawl import run_step
 from tests.tiny import tiny_corpus
 
 
-def export(root: Path, progress: Progress | None = None) -> Artifact:
+def export(root: Path) -> Artifact:
     """The step as the runner runs it, memoised."""
     corpus = tiny_corpus(root, 40, 32)
     config = ExportConfig(corpus="corpus", verdict="verdict", rejected=True)
     inputs = {"corpus": corpus, "verdict": _verdict(root, corpus)}
     resources = ExportResources(shards_in_flight=2)
-    return run_step(root, Export(), config, inputs, resources=resources, progress=progress)
+    return run_step(root, Export(), config, inputs, resources=resources)
 
 
 def _verdict(root: Path, corpus: Artifact) -> Artifact:
@@ -58,5 +61,19 @@ def _end(number: int, status: str) -> tuple[bool, str, str, str]:
     return (False, "drop: test/third", "third", "test") if number % 3 == 0 else (True, "kept", "", "")
 
 
+def export_until_killed(root: Path, shards: int) -> Artifact:
+    """Without Ray; more `shards` than there are kill nothing."""
+    commit, commits = Draft.commit_shard, itertools.count()
+
+    def fatal(self: Draft, *arguments: Any) -> ShardRecord:
+        if self.kind == "filtered" and next(commits) == shards:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return commit(self, *arguments)
+
+    Draft.commit_shard = fatal  # type: ignore[method-assign, assignment]
+    distribute.for_each = lambda function, items, **_: map(function, items)  # type: ignore[assignment]
+    return export(root)
+
+
 if __name__ == "__main__":
-    export(Path(sys.argv[1]), FatalProgress(int(sys.argv[2])))
+    export_until_killed(Path(sys.argv[1]), int(sys.argv[2]))

@@ -22,6 +22,8 @@ from filters.scorer import Samples
 from filters.weights import WeightsError, sha256_of
 from infra import environment
 from infra.environment import EnvironmentFailedError, environment_digest, environment_python
+from pipelines.aligned import read_metadata, shard_names
+from pipelines.annotate.apart import VARIABLES, Apart
 from pipelines.annotate.check import scorer_problems
 from pipelines.annotate.config import AnnotateConfig
 from pipelines.annotate.step import Annotate
@@ -137,7 +139,6 @@ def test_scores_through_ray_equal_the_package_called_directly(tmp_path: Path) ->
     from sklearn.datasets import load_sample_images
 
     from infra.ray_session import ensure_ray
-    from pipelines.annotate.apart import VARIABLES, Apart
 
     variables = os.environ | VARIABLES
     python = environment_python("gantman")
@@ -167,3 +168,20 @@ def test_scores_through_ray_equal_the_package_called_directly(tmp_path: Path) ->
         if network != networks[0]:
             assert (scores["gantman_neutral"] > 0.9).all(), "photographs of a temple and a flower"
         ray.kill(apart._actor)
+
+
+@pytest.mark.soak
+def test_annotate_scores_a_corpus_with_it(tmp_path: Path) -> None:
+    from tests.small_crawl import run_step
+    from tests.tiny import tiny_corpus
+
+    network, python = tmp_path / "small.h5", environment_python("gantman")
+    command = [str(python), "-c", SMALL_NETWORK, str(network)]
+    subprocess.run(command, env=os.environ | VARIABLES, check=True, capture_output=True)
+    corpus = tiny_corpus(tmp_path, 10)
+    config = config_of(network, sha256_of(network))
+    annotation = run_step(tmp_path, Annotate(), config, {"corpus": corpus})
+    (shard,) = shard_names(annotation)
+    table = read_metadata(annotation, shard, [f"gantman_{name}" for name in CLASSES])
+    scores = np.stack([column.to_numpy() for column in table.columns])
+    assert scores.shape == (5, 9) and np.allclose(scores.sum(axis=0), 1, atol=1e-6)
