@@ -4,6 +4,7 @@ n samples, d embedding width, L text length, H W sides.  Tokens and text embeddi
 which tokenizer and which encoder made them is the business of whoever registered the model.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +18,11 @@ from torch import Tensor, nn
 from models.config import UnCLIPConfig
 from models.diffusion.guidance import Guided
 from models.diffusion.noise import SampleNoise
-from models.diffusion.samplers import Callback
+from models.diffusion.process import Diffusion
+from models.diffusion.samplers import Callback, Denoiser
+from models.inpainting import Known, KnownRegion
 from models.sampling import CascadeSampling, StageSampling, sample
+from models.tiling import Tiled
 from models.upsampler import Upsampler
 
 Progress = Callable[[str, int, int, Tensor], None]
@@ -76,19 +80,65 @@ class UnCLIP(nn.Module):
         theirs. Raises `ValueError` on shapes the networks do not take, on numbers that are not finite, and
         when `sampling` has fewer upsampler settings than there are upsamplers.
         """
+        inputs = (x.repeat_interleave(samples, dim=0) for x in (text_tokens, text_mask, text_embedding))
+        draw: dict[str, Any] = {"seed": seed, "first_index": first_index, "progress": progress}
+        return self._draw(*inputs, sampling=sampling or CascadeSampling(), known=None, **draw)
+
+    @torch.no_grad()
+    def inpaint(
+        self,
+        known: Known,
+        text_tokens: Int[Tensor, "n L"],
+        text_mask: Bool[Tensor, "n L"],
+        text_embedding: Float[Tensor, "n d"],
+        *,
+        seed: int,
+        sampling: CascadeSampling | None = None,
+        first_index: int = 0,
+        progress: Progress | None = None,
+    ) -> Generated:
+        """Pictures of the captions that keep what is known of `known`, bit for bit at every stage's size.
+
+        `known` comes at the last stage's size.  Networks with `inpainting` see it; others, ordinary ones,
+        are only held to it (`models.inpainting.KnownRegion` says how well that goes).  Raises `ValueError`
+        as `generate` does, and on another size.
+        """
+        size, got = self.image_size, tuple(known.pixels_m11.shape[2:])
+        if got != (size, size):
+            raise ValueError(f"UnCLIP.inpaint: expected pictures of {size}x{size} px, got {got[0]}x{got[1]}")
+        _check_finite("known pixels", known.channels())
+        draw: dict[str, Any] = {"seed": seed, "first_index": first_index, "progress": progress}
         sampling = sampling or CascadeSampling()
+        return self._draw(text_tokens, text_mask, text_embedding, sampling=sampling, known=known, **draw)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the last stage's pictures, px."""
+        return math.prod(c.scale for c in self.config.upsamplers) * self.config.decoder.image_size
+
+    def _draw(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        embedding: Tensor,
+        *,
+        sampling: CascadeSampling,
+        known: Known | None,
+        **draw: Any,
+    ) -> Generated:
         if len(sampling.upsamplers) < len(self.upsamplers):
             raise ValueError(
-                f"UnCLIP.generate: {len(self.upsamplers)} upsamplers, settings for {len(sampling.upsamplers)}"
+                f"UnCLIP: {len(self.upsamplers)} upsamplers, settings for {len(sampling.upsamplers)}"
             )
-        draw: dict[str, Any] = {"seed": seed, "first_index": first_index, "progress": progress}
-        inputs = (text_tokens, text_mask, text_embedding)
-        tokens, mask, embedding = (x.repeat_interleave(samples, dim=0) for x in inputs)
         candidates = sampling.prior_candidates
         z = self.sample_prior(tokens, mask, embedding, settings=sampling.prior, candidates=candidates, **draw)
-        images = [self.decode(z, tokens, mask, settings=sampling.decoder, **draw)]
-        for stage in range(len(self.upsamplers)):
-            images.append(self.upsample(images[-1], stage, settings=sampling.upsamplers[stage], **draw))
+        size = self.config.decoder.image_size
+        at = known and known.at((size, size))
+        images = [self.decode(z, tokens, mask, settings=sampling.decoder, known=at, **draw)]
+        for stage, config in enumerate(self.config.upsamplers):
+            size *= config.scale
+            at, settings = known and known.at((size, size)), sampling.upsamplers[stage]
+            images.append(self.upsample(images[-1], stage, settings=settings, known=at, **draw))
         return Generated(image_embeddings=z, images_m11=tuple(images))
 
     @torch.no_grad()
@@ -137,25 +187,27 @@ class UnCLIP(nn.Module):
         seed: int,
         settings: StageSampling,
         x_T: Float[Tensor, "n 3 H W"] | None = None,
+        known: Known | None = None,
         first_index: int = 0,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n 3 H W"]:
         """Images in [-1, 1] at the decoder's size.  Guided away from the branch without embedding and
-        caption.  `x_T`: the noise to begin with, as from `models.manipulation.invert`; drawn if not given."""
+        caption.  `x_T`: the noise to begin with, as from `models.manipulation.invert`; drawn if not given.
+        `known`: what of them stays as it is, at the decoder's size."""
         _check_finite("image_embedding", image_embedding)
         noise = SampleNoise(seed, len(image_embedding), first=first_index, stream=DECODER_STREAM)
         size = self.decoder.config.image_size
         drawn = noise.draw((3, size, size), device=image_embedding.device, dtype=image_embedding.dtype)
-        denoise = self.guided_decoder(image_embedding, text_tokens, text_mask, settings.guidance)
-        return sample(
+        denoise = self.guided_decoder(image_embedding, text_tokens, text_mask, settings.guidance, known)
+        return _sample_image(
             settings,
             self.decoder_diffusion,
             denoise,
             drawn if x_T is None else x_T,
+            known,
             noise=noise,
-            clip_x0=True,
             callback=_named(progress, "decoder"),
-        ).clamp(-1, 1)
+        )
 
     def guided_decoder(
         self,
@@ -163,12 +215,15 @@ class UnCLIP(nn.Module):
         text_tokens: Int[Tensor, "n L"],
         text_mask: Bool[Tensor, "n L"],
         guidance: float,
+        known: Known | None = None,
     ) -> Guided:
         """The decoder with its conditions bound, as samplers take it."""
         everything = torch.ones(len(image_embedding), dtype=torch.bool, device=image_embedding.device)
         conditional = self.decoder.condition(image_embedding, text_tokens, text_mask)
         null = self.decoder.condition(image_embedding, text_tokens, text_mask, everything, everything)
-        return Guided(self.decoder.denoise, conditional.as_kwargs(), null.as_kwargs(), guidance)
+        shown = _shown(known, self.config.decoder.inpainting)
+        branches = ({**branch.as_kwargs(), **shown} for branch in (conditional, null))
+        return Guided(self.decoder.denoise, *branches, guidance)
 
     @torch.no_grad()
     def upsample(
@@ -178,26 +233,50 @@ class UnCLIP(nn.Module):
         *,
         seed: int,
         settings: StageSampling,
+        known: Known | None = None,
         first_index: int = 0,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n 3 H W"]:
         """Images in [-1, 1] at `low_res`'s size times the scale of upsampler `stage`, which need not be
-        square."""
+        square.  `known`: what of them stays as it is, at their size."""
         _check_finite("low_res", low_res)
         upsampler = self.upsamplers[stage]
         assert isinstance(upsampler, Upsampler)
-        scale = self.config.upsamplers[stage].scale
-        shape = (3, low_res.shape[2] * scale, low_res.shape[3] * scale)
+        config = upsampler.config
+        size = (low_res.shape[2] * config.scale, low_res.shape[3] * config.scale)
+        conditions = {"low_res": upsampler.resize(low_res, size), **_shown(known, config.inpainting)}
+        denoise = partial(upsampler.denoise, **conditions)
+        if settings.tile is not None:
+            denoise = Tiled(upsampler.denoise, conditions, tile=settings.tile, stride=config.unet.stride)
         noise = SampleNoise(seed, len(low_res), first=first_index, stream=UPSAMPLER_STREAM + stage)
-        return sample(
+        return _sample_image(
             settings,
             self.upsampler_diffusions[stage],
-            partial(upsampler.denoise, low_res=low_res),
-            noise.draw(shape, device=low_res.device, dtype=low_res.dtype),
+            denoise,
+            noise.draw((3, *size), device=low_res.device, dtype=low_res.dtype),
+            known,
             noise=noise,
-            clip_x0=True,
             callback=_named(progress, f"upsampler{stage}"),
-        ).clamp(-1, 1)
+        )
+
+
+def _sample_image(
+    settings: StageSampling,
+    diffusion: Diffusion,
+    denoise: Denoiser,
+    x_T: Tensor,
+    known: Known | None,
+    **how: Any,
+) -> Tensor:
+    if known is None:
+        return sample(settings, diffusion, denoise, x_T, clip_x0=True, **how).clamp(-1, 1)
+    held = KnownRegion(denoise, diffusion, known)
+    return known.paste(sample(settings, diffusion, held, x_T, clip_x0=True, **how).clamp(-1, 1))
+
+
+def _shown(known: Known | None, inpainting: bool) -> dict[str, Tensor]:
+    """What a network is shown of the known pixels: only one that was trained on them takes any."""
+    return {"known": known.channels()} if known is not None and inpainting else {}
 
 
 def _named(progress: Progress | None, stage: str) -> Callback | None:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from models.config import DecoderConfig
+from models.inpainting import append_known
 from models.text_transformer import TextTransformer
 from models.unet import UNet
 
@@ -54,14 +55,15 @@ class Decoder(nn.Module):
         text_mask: Bool[Tensor, "B L"],
         drop_image: Bool[Tensor, " B"] | None = None,
         drop_text: Bool[Tensor, " B"] | None = None,
+        known: Float[Tensor, "B 4 H W"] | None = None,
     ) -> Float[Tensor, "B 6 H W"]:
         """Raw output: three channels of mean, three of variance.
 
         Where `drop_image` is True the embedding is replaced by a learned null, where `drop_text` is True the
-        caption by the empty one.
+        caption by the empty one.  `known` as in `denoise`.
         """
         conditioning = self.condition(image_embedding, text_tokens, text_mask, drop_image, drop_text)
-        return self.denoise(x_t, t, **conditioning.as_kwargs())
+        return self.denoise(x_t, t, **conditioning.as_kwargs(), known=known)
 
     def condition(
         self,
@@ -97,9 +99,12 @@ class Decoder(nn.Module):
         *,
         time_shift: Float[Tensor, "B E"],
         context: Float[Tensor, "B width L"],
+        known: Float[Tensor, "B 4 H W"] | None = None,
     ) -> Float[Tensor, "B 6 H W"]:
-        """The U-Net with conditions already encoded by `condition`."""
-        return self.unet(x_t, t, time_shift=time_shift, context=context)
+        """The U-Net with conditions already encoded by `condition`.  `known`: `Known.channels()`, for a
+        network with `config.inpainting`; without it nothing is known."""
+        x = append_known(x_t, known, self.config.inpainting)
+        return self.unet(x, t, time_shift=time_shift, context=context)
 
 
 def draw_drops(

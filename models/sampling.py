@@ -4,7 +4,7 @@ use."""
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-from models.config import Config
+from models.config_base import Config, check_positive
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,13 @@ class StageSampling(Config):
     """Imagen's quantile (2205.11487, section 2.3; there 0.995) for stages that make pixels; None clamps to
     [-1, 1].  What lets guidance be strong without burnt colours."""
 
+    tile: int | None = None
+    """Of upsamplers: side in pixels of the overlapping tiles that the network runs over, where memory is
+    short (`models.tiling`); None: the whole picture at once."""
+
     def __post_init__(self) -> None:
+        if self.tile is not None:
+            check_positive(self, "tile")
         if self.guidance < 0 or self.eta < 0:
             raise ValueError(
                 f"StageSampling: guidance and eta must be at least 0, got {self.guidance} and {self.eta}"
@@ -65,6 +71,10 @@ class CascadeSampling(Config):
                 raise ValueError(
                     f"CascadeSampling.upsamplers[{i}]: upsamplers are unconditional, guidance must be 1"
                 )
+        if self.prior.tile is not None or self.decoder.tile is not None:
+            raise ValueError(
+                "CascadeSampling: prior and decoder see the whole at once; tile belongs to upsamplers"
+            )
         if self.prior.dynamic_threshold is not None:
             raise ValueError(
                 "CascadeSampling.prior: embeddings are not pixels, dynamic_threshold must be null"

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from models.config import UpsamplerConfig
+from models.inpainting import append_known
 from models.unet import UNet
 
 
@@ -22,10 +23,15 @@ class Upsampler(nn.Module):
         self.unet = UNet(config.unet)
 
     def forward(
-        self, x_t: Float[Tensor, "B 3 H W"], t: Int[Tensor, " B"], low_res: Float[Tensor, "B 3 h w"]
+        self,
+        x_t: Float[Tensor, "B 3 H W"],
+        t: Int[Tensor, " B"],
+        low_res: Float[Tensor, "B 3 h w"],
+        known: Float[Tensor, "B 4 H W"] | None = None,
     ) -> Float[Tensor, "B out H W"]:
         """Raw output of 3 channels, or 6 with a learned variance.  `low_res` is in [-1, 1], of any size whose
-        shape is that of x_t divided by one number.
+        shape is that of x_t divided by one number.  `known`: `Known.channels()`, for a network with
+        `config.inpainting`; without it nothing is known.
 
         Raises `ValueError` when the shapes do not match or are not divisible by the stride.
         """
@@ -37,14 +43,20 @@ class Upsampler(nn.Module):
                 f"shape; crop both alike"
             )
         resized = self.resize(low_res, (height, width))
-        output = self.unet(torch.cat([x_t, resized], dim=1), t)
+        x = append_known(torch.cat([x_t, resized], dim=1), known, self.config.inpainting)
+        output = self.unet(x, t)
         return output + resized if self.config.residual else output
 
     def denoise(
-        self, x_t: Float[Tensor, "B 3 H W"], t: Int[Tensor, " B"], *, low_res: Float[Tensor, "B 3 h w"]
+        self,
+        x_t: Float[Tensor, "B 3 H W"],
+        t: Int[Tensor, " B"],
+        *,
+        low_res: Float[Tensor, "B 3 h w"],
+        known: Float[Tensor, "B 4 H W"] | None = None,
     ) -> Float[Tensor, "B out H W"]:
-        """`forward` with its condition by name, as the samplers' partial wants it."""
-        return self(x_t, t, low_res)
+        """`forward` with its conditions by name, as the samplers' partial wants them."""
+        return self(x_t, t, low_res, known)
 
     def resize(self, low_res: Float[Tensor, "B 3 h w"], size: tuple[int, int]) -> Float[Tensor, "B 3 H W"]:
         """The low resolution image at the output's size, as the network sees it."""
