@@ -18,6 +18,7 @@ from torch import Tensor
 from models.config import DiffusionConfig
 from models.degradation import blur, bsr, downsample
 from models.diffusion.process import Diffusion
+from models.inpainting import Known, draw_mask
 from models.prior import embedding_scale
 from pipelines.train.draws import Draws
 from pipelines.train.stream import Batch
@@ -67,6 +68,8 @@ class DecoderObjective:
     diffusion: DiffusionConfig
     drop_image: float = 0.1
     drop_text: float = 0.5
+    inpainting: bool = False
+    """Show the network what `draw_mask` leaves of each picture; the loss is the whole picture's."""
 
     def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, " B"]:
         process, device = _process(self.diffusion), draws.device
@@ -83,6 +86,7 @@ class DecoderObjective:
             _to(device, batch.mask),
             drop_image,
             drop_text,
+            *_known(self.inpainting, x0, draws),
         )
         return process.training_losses(output.float(), x0, x_t, t, noise)
 
@@ -94,6 +98,8 @@ class UpsamplerObjective:
     diffusion: DiffusionConfig
     scale: int
     degradation: Literal["none", "blur", "bsr"] = "blur"
+    inpainting: bool = False
+    """As the decoder's: the low resolution picture is whole, of the high one only a part is shown."""
 
     def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, " B"]:
         process, device = _process(self.diffusion), draws.device
@@ -102,7 +108,8 @@ class UpsamplerObjective:
         t = draws.timesteps(process.num_steps)
         noise = draws.normal(tuple(x0.shape[1:]))
         x_t = process.q_sample(x0, t, noise)
-        return process.training_losses(network(x_t, t, low_res).float(), x0, x_t, t, noise)
+        output = network(x_t, t, low_res, *_known(self.inpainting, x0, draws))
+        return process.training_losses(output.float(), x0, x_t, t, noise)
 
     def low_resolution(self, x0: Float[Tensor, "B 3 H W"], draws: Draws) -> Float[Tensor, "B 3 h w"]:
         """The corrupted input: Gaussian blur for the first upsampler, BSR for the second (Table 3)."""
@@ -119,6 +126,14 @@ StageObjective = PriorObjective | DecoderObjective | UpsamplerObjective
 @lru_cache(maxsize=8)
 def _process(config: DiffusionConfig) -> Diffusion:
     return config.build()
+
+
+def _known(inpainting: bool, x0: Tensor, draws: Draws) -> tuple[Tensor, ...]:
+    """The known channels of training pictures; nothing for a network that takes none."""
+    if not inpainting:
+        return ()
+    masks = [draw_mask((x0.shape[2], x0.shape[3]), generator) for generator in draws.generators]
+    return (Known(pixels_m11=x0, mask=torch.stack(masks).to(draws.device)).channels(),)
 
 
 def _pixels(batch: Batch, device: torch.device) -> Float[Tensor, "B 3 H W"]:

@@ -18,8 +18,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from infra.machine import available_memory_bytes
-from infra.store import Draft, Rows
-from models.config import tagged
+from infra.store import Artifact, Draft, Rows
+from models.config import DiffusionConfig, tagged
 from pipelines.aligned import encoder_identity
 from pipelines.step import Context, Estimate, Step
 from pipelines.train.config import (
@@ -95,6 +95,16 @@ class TrainStep(Step[ConfigT, TrainResources]):
                 f"{available_memory_bytes() / 2**30:.1f} GiB are free"
             )
         return problems
+
+    def check_inputs(self, config: ConfigT, inputs: Mapping[str, Artifact]) -> list[str]:
+        from pipelines.train.initial import initial_problems
+
+        if "initial" not in inputs or "embeddings" not in inputs:
+            return []
+        diffusion: DiffusionConfig = config.diffusion  # type: ignore[attr-defined]
+        encoder = encoder_identity(inputs["embeddings"])
+        found = initial_problems(self.network(config), diffusion, encoder, inputs["initial"].path)
+        return [f"{self.kind}: {problem}" for problem in found]
 
     def estimate(self, config: ConfigT, inputs: Mapping[str, Estimate]) -> Estimate:
         cost = self.cost(config)
@@ -190,6 +200,7 @@ class TrainStep(Step[ConfigT, TrainResources]):
             batch=config.batch,
             seed=config.seed,
             work=context.draft.work.absolute(),
+            initial=context.inputs["initial"].path.absolute() if "initial" in context.inputs else None,
             journal=context.journal.path.absolute(),
             micro_batch=config.micro_batch,
             ema_decay=config.ema_decay,
@@ -270,7 +281,10 @@ class TrainDecoder(TrainStep[TrainDecoderConfig]):
         from pipelines.train.objectives import DecoderObjective
 
         return DecoderObjective(
-            diffusion=config.diffusion, drop_image=config.drop_image, drop_text=config.drop_text
+            diffusion=config.diffusion,
+            drop_image=config.drop_image,
+            drop_text=config.drop_text,
+            inpainting=config.network.inpainting,
         )
 
     def view(self, config: TrainDecoderConfig) -> View:
@@ -299,7 +313,10 @@ class TrainUpsampler(TrainStep[TrainUpsamplerConfig]):
         from pipelines.train.objectives import UpsamplerObjective
 
         return UpsamplerObjective(
-            diffusion=config.diffusion, scale=config.network.scale, degradation=config.degradation
+            diffusion=config.diffusion,
+            scale=config.network.scale,
+            degradation=config.degradation,
+            inpainting=config.network.inpainting,
         )
 
     def view(self, config: TrainUpsamplerConfig) -> View:
