@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -34,11 +37,29 @@ def deepspeed_config(
     }
 
 
-def prepare_deepspeed() -> None:
-    """Import DeepSpeed quietly, and keep it from compiling a shared-memory collective at its first start on
-    a CPU: that takes 20 s and a compiler, and gloo does as well for ranks of one core."""
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    import deepspeed
+def import_deepspeed() -> Any:
+    """DeepSpeed, imported quietly, and kept from two things that cost a rank its time.
 
+    At its first start on a CPU it would compile a shared-memory collective: that takes 20 s and a compiler,
+    and gloo does as well for ranks of one core.  Its autotuner, unused here, would import MLflow, which is
+    half of the import.
+    """
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    with _hidden("mlflow"):
+        import deepspeed
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+@contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """To import `module` is an `ImportError` meanwhile, unless it was imported before."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from infra.deepspeed_config import deepspeed_config, prepare_deepspeed
+from infra.deepspeed_config import deepspeed_config, import_deepspeed
 
 KEYS = ("exp_avg", "exp_avg_sq")
 
@@ -33,9 +33,7 @@ class DeepSpeedEngine:
         micro_batches: int,
         clip_norm: float,
     ) -> None:
-        prepare_deepspeed()
-        import deepspeed
-
+        deepspeed = import_deepspeed()
         self.zero_stage = zero_stage
         self._clip_norm = clip_norm
         self._named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -37,7 +36,7 @@ class Generated:
     """Every stage's output, samples of one prompt next to each other."""
 
     image_embeddings: Float[Tensor, "n d"]
-    """Of the prior, unit norm."""
+    """Of the prior, of unit norm unless it is one of standardised embeddings."""
     images_m11: tuple[Float[Tensor, "n 3 _h _w"], ...]
     """Of the decoder and each upsampler, in [-1, 1]."""
 
@@ -64,7 +63,7 @@ class UnCLIP(nn.Module):
     @torch.no_grad()
     def generate(
         self,
-        text_tokens: Int[Tensor, "prompts L"],
+        text_tokens: Int[Tensor, "prompts L"] | Float[Tensor, "prompts L c"],
         text_mask: Bool[Tensor, "prompts L"],
         text_embedding: Float[Tensor, "prompts d"],
         *,
@@ -132,9 +131,11 @@ class UnCLIP(nn.Module):
             )
         candidates = sampling.prior_candidates
         z = self.sample_prior(tokens, mask, embedding, settings=sampling.prior, candidates=candidates, **draw)
+        pooled = None if self.config.decoder.text_pooled_dim is None else embedding
         size = self.config.decoder.image_size
         at = known and known.at((size, size))
-        images = [self.decode(z, tokens, mask, settings=sampling.decoder, known=at, **draw)]
+        decoding = {"settings": sampling.decoder, "text_pooled": pooled, "known": at}
+        images = [self.decode(z, tokens, mask, **decoding, **draw)]
         for stage, config in enumerate(self.config.upsamplers):
             size *= config.scale
             at, settings = known and known.at((size, size)), sampling.upsamplers[stage]
@@ -158,7 +159,7 @@ class UnCLIP(nn.Module):
         text embedding (section 2.2).
 
         The paper leaves the norm of a sample as it comes; here it is set to 1, the only one the decoder has
-        seen.
+        seen.  A prior of standardised embeddings (Karlo) sets none, and clamps x0 as its process says.
         """
         _check_finite("text_embedding", text_embedding)
         inputs = (text_tokens, text_mask, text_embedding)
@@ -168,11 +169,12 @@ class UnCLIP(nn.Module):
         conditional, null = {**conditions, "drop": kept}, {**conditions, "drop": dropped}
         denoise = Guided(self.prior.denoise, conditional, null, settings.guidance)
         noise = SampleNoise(seed, len(text), first=first_index * candidates, stream=PRIOR_STREAM)
+        clip = self.config.prior.normalisation == "standardised"
         x_T, callback = noise.like(embedding), _named(progress, "prior")
         scaled = sample(
-            settings, self.prior_diffusion, denoise, x_T, noise=noise, clip_x0=False, callback=callback
+            settings, self.prior_diffusion, denoise, x_T, noise=noise, clip_x0=clip, callback=callback
         )
-        z = F.normalize(scaled / self.prior.scale, dim=-1)
+        z = self.prior.to_embedding(scaled)
         by_sample = z.reshape(-1, candidates, z.shape[1])
         best = torch.einsum("ncd,nd->nc", by_sample, text_embedding).argmax(dim=1)
         return by_sample[torch.arange(len(best), device=best.device), best]
@@ -181,11 +183,12 @@ class UnCLIP(nn.Module):
     def decode(
         self,
         image_embedding: Float[Tensor, "n d"],
-        text_tokens: Int[Tensor, "n L"],
+        text_tokens: Int[Tensor, "n L"] | Float[Tensor, "n L c"],
         text_mask: Bool[Tensor, "n L"],
         *,
         seed: int,
         settings: StageSampling,
+        text_pooled: Float[Tensor, "n p"] | None = None,
         x_T: Float[Tensor, "n 3 H W"] | None = None,
         known: Known | None = None,
         first_index: int = 0,
@@ -198,7 +201,8 @@ class UnCLIP(nn.Module):
         noise = SampleNoise(seed, len(image_embedding), first=first_index, stream=DECODER_STREAM)
         size = self.decoder.config.image_size
         drawn = noise.draw((3, size, size), device=image_embedding.device, dtype=image_embedding.dtype)
-        denoise = self.guided_decoder(image_embedding, text_tokens, text_mask, settings.guidance, known)
+        conditions = (image_embedding, text_tokens, text_mask)
+        denoise = self.guided_decoder(*conditions, settings.guidance, text_pooled, known)
         return _sample_image(
             settings,
             self.decoder_diffusion,
@@ -212,17 +216,19 @@ class UnCLIP(nn.Module):
     def guided_decoder(
         self,
         image_embedding: Float[Tensor, "n d"],
-        text_tokens: Int[Tensor, "n L"],
+        text_tokens: Int[Tensor, "n L"] | Float[Tensor, "n L c"],
         text_mask: Bool[Tensor, "n L"],
         guidance: float,
+        text_pooled: Float[Tensor, "n p"] | None = None,
         known: Known | None = None,
     ) -> Guided:
         """The decoder with its conditions bound, as samplers take it."""
         everything = torch.ones(len(image_embedding), dtype=torch.bool, device=image_embedding.device)
-        conditional = self.decoder.condition(image_embedding, text_tokens, text_mask)
-        null = self.decoder.condition(image_embedding, text_tokens, text_mask, everything, everything)
+        condition = partial(
+            self.decoder.condition, image_embedding, text_tokens, text_mask, text_pooled=text_pooled
+        )
         shown = _shown(known, self.config.decoder.inpainting)
-        branches = ({**branch.as_kwargs(), **shown} for branch in (conditional, null))
+        branches = ({**one.as_kwargs(), **shown} for one in (condition(), condition(everything, everything)))
         return Guided(self.decoder.denoise, *branches, guidance)
 
     @torch.no_grad()

@@ -27,6 +27,7 @@ import typing
 from typing import TYPE_CHECKING, Any, Literal
 
 from models.config_base import Config, check_divides, check_fraction, check_positive
+from models.config_text import TextFeaturesConfig, TextTransformerConfig
 
 if TYPE_CHECKING:
     # Modules, not names: the forward references below are absolute, which the run-time shape checks resolve.
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     import models.decoder
     import models.diffusion.process
     import models.prior
-    import models.text_transformer
     import models.unet
     import models.upsampler
 
@@ -54,16 +54,22 @@ class DiffusionConfig(Config):
     steps: int = 1000
     prediction: Literal["epsilon", "x0", "v"] = "epsilon"
     variance: Literal["learned_range", "fixed_small", "fixed_large"] = "learned_range"
+    clip_range: float = 1.0
+    """Samplers that clamp x0 clamp it to plus and minus this.  Pixels: 1; Karlo's prior: 5."""
 
     def __post_init__(self) -> None:
         check_positive(self, "steps")
+        if self.clip_range <= 0:
+            raise ValueError(f"DiffusionConfig.clip_range: expected a positive number, got {self.clip_range}")
 
     def build(self) -> "models.diffusion.process.Diffusion":
         from models.diffusion.process import Diffusion
         from models.diffusion.schedule import cosine_betas, linear_betas
 
         betas = cosine_betas(self.steps) if self.schedule == "cosine" else linear_betas(self.steps)
-        return Diffusion(betas, prediction=self.prediction, variance=self.variance)
+        return Diffusion(
+            betas, prediction=self.prediction, variance=self.variance, clip_range=self.clip_range
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,26 +150,6 @@ class UNetConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class TextTransformerConfig(Config):
-    """GLIDE's text encoder (2112.10741, section 3.1)."""
-
-    vocab_size: int
-    context: int
-    width: int
-    layers: int
-    heads: int
-
-    def __post_init__(self) -> None:
-        check_positive(self, "vocab_size", "context", "width", "layers", "heads")
-        check_divides(self, "width", self.width, "heads", self.heads)
-
-    def build(self) -> "models.text_transformer.TextTransformer":
-        from models.text_transformer import TextTransformer
-
-        return TextTransformer(self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PriorConfig(Config):
     """Diffusion prior (2204.06125, section 2.2)."""
 
@@ -176,6 +162,12 @@ class PriorConfig(Config):
     """Token ids come in and are embedded here.  Exactly one of this and `text_features_dim` is given."""
     text_features_dim: int | None = None
     """Features of an outer text encoder come in instead, of this width."""
+    null_text: Literal["learned", "given"] = "learned"
+    """What stands for a dropped text; given: the encoding of the empty prompt (Karlo), for features alone."""
+    normalisation: Literal["unit_norm", "standardised"] = "unit_norm"
+    """How embeddings are brought to where the diffusion lives.  unit_norm: as in the paper, of norm 1 and
+    scaled.  standardised: as the encoder gives them, each dimension by a mean and a deviation that are kept
+    with the weights (Karlo)."""
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -189,6 +181,8 @@ class PriorConfig(Config):
                 f"(features come in), got {self.vocab_size} and {self.text_features_dim}"
             )
         check_positive(self, "vocab_size" if self.text_features_dim is None else "text_features_dim")
+        if self.null_text == "given" and self.text_features_dim is None:
+            raise ValueError("PriorConfig.null_text: 'given' is for features; with token ids it is learned")
 
     def build(self) -> "models.prior.DiffusionPrior":
         from models.prior import DiffusionPrior
@@ -200,16 +194,28 @@ class PriorConfig(Config):
 class DecoderConfig(Config):
     """unCLIP decoder (2204.06125, section 2.1): a GLIDE U-Net that also sees the image embedding."""
 
-    embedding_dim: int
+    embedding_dim: int | None
+    """Width of the image embedding; None: there is none, the decoder draws from text alone (GLIDE)."""
     model_channels: int
     channel_mult: tuple[int, ...]
     num_res_blocks: int
     attention_resolutions: tuple[int, ...]
-    vocab_size: int
     text_context: int
     text_width: int
-    text_layers: int
-    text_heads: int
+    vocab_size: int | None = None
+    """Token ids come in and are encoded here.  Exactly one of this and `text_features_dim` is given."""
+    text_layers: int | None = None
+    text_heads: int | None = None
+    """Of the text transformer; both None where features come in."""
+    text_features_dim: int | None = None
+    """Features of an outer text encoder come in instead, of this width."""
+    text_pooled_dim: int | None = None
+    """Width of the outer encoder's vector for the whole text, where there is one beside the features."""
+    null_text: Literal["learned", "given"] = "learned"
+    """Of the features; see `TextFeaturesConfig.null`."""
+    embedding_scale: float | None = None
+    """What image embeddings are multiplied by before their projections; None: sqrt(embedding_dim), which
+    brings unit-norm ones to unit variance.  Karlo: 1, its embeddings are not normalised."""
     image_size: int = 64
     num_head_channels: int = 64
     image_tokens: int = 4
@@ -220,7 +226,10 @@ class DecoderConfig(Config):
     """Four more input channels: the known pixels and where they are (`models.inpainting`)."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "embedding_dim", "image_tokens")
+        check_positive(self, "image_tokens")
+        if self.embedding_dim is not None:
+            check_positive(self, "embedding_dim")
+        self._check_text()
         # The parts check the rest, and name themselves when something is wrong.
         _ = self.unet, self.text
 
@@ -241,7 +250,17 @@ class DecoderConfig(Config):
         )
 
     @property
-    def text(self) -> TextTransformerConfig:
+    def text(self) -> TextTransformerConfig | TextFeaturesConfig:
+        if self.text_features_dim is not None:
+            return TextFeaturesConfig(
+                features_dim=self.text_features_dim,
+                context=self.text_context,
+                width=self.text_width,
+                time_width=4 * self.model_channels,
+                pooled_dim=self.text_pooled_dim,
+                null=self.null_text,
+            )
+        assert self.vocab_size is not None and self.text_layers is not None and self.text_heads is not None
         return TextTransformerConfig(
             vocab_size=self.vocab_size,
             context=self.text_context,
@@ -249,6 +268,19 @@ class DecoderConfig(Config):
             layers=self.text_layers,
             heads=self.text_heads,
         )
+
+    def _check_text(self) -> None:
+        if (self.vocab_size is None) == (self.text_features_dim is None):
+            raise ValueError(
+                f"DecoderConfig: give exactly one of vocab_size (token ids come in) and text_features_dim "
+                f"(features come in), got {self.vocab_size} and {self.text_features_dim}"
+            )
+        of_tokens, of_features = ["text_layers", "text_heads"], ["text_pooled_dim"]
+        if self.text_features_dim is None:
+            check_positive(self, *of_tokens)
+        kind, foreign = ("token ids", of_features) if self.vocab_size is not None else ("features", of_tokens)
+        if given := [name for name in foreign if getattr(self, name) is not None]:
+            raise ValueError(f"DecoderConfig: {', '.join(given)} must be null where {kind} come in")
 
     def build(self) -> "models.decoder.Decoder":
         from models.decoder import Decoder
@@ -267,8 +299,13 @@ class UpsamplerConfig(Config):
     num_res_blocks: int
     dropout: float = 0.0
     learned_variance: bool = True
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How the low resolution input is resized; ADM: bilinear."""
+    use_scale_shift_norm: bool = True
+    """ADM: true; Karlo: false."""
+    last_step_unet: bool = False
+    """A second U-Net of the same shape makes the last step, t = 0 (Karlo).  Not for training."""
+    interpolation: Literal["bilinear", "bicubic", "bicubic_antialias"] = "bilinear"
+    """How the low resolution input is resized; ADM: bilinear.  Karlo: torch's antialiased bicubic, another
+    kernel even where nothing is made smaller (a = -0.5, not -0.75)."""
     residual: bool = False
     """Add the resized input to the output, so that an untrained network already returns it.  Only for
     networks that predict x0; not in the paper, whose networks train for a million steps instead."""
@@ -300,6 +337,7 @@ class UpsamplerConfig(Config):
             in_channels=6 + (KNOWN_CHANNELS if self.inpainting else 0),
             out_channels=6 if self.learned_variance else 3,
             middle_attention=False,
+            use_scale_shift_norm=self.use_scale_shift_norm,
             dropout=self.dropout,
             norm_groups=self.norm_groups,
             patch_size=self.patch_size,
@@ -350,6 +388,12 @@ class UnCLIPConfig(Config):
             raise ValueError(
                 f"UnCLIPConfig: the prior makes embeddings of {self.prior.embedding_dim} dimensions, the "
                 f"decoder expects {self.decoder.embedding_dim}"
+            )
+        texts = self.prior.text_features_dim, self.decoder.text_features_dim
+        if texts[0] != texts[1]:
+            raise ValueError(
+                f"UnCLIPConfig: prior and decoder see one text, but text_features_dim is {texts[0]} of the "
+                f"prior and {texts[1]} of the decoder (null: token ids)"
             )
         if len(self.upsamplers) != len(self.upsampler_diffusions):
             raise ValueError(

@@ -19,7 +19,7 @@ from models.config import KNOWN_CHANNELS
 from models.diffusion.process import Diffusion
 
 STEM = "unet.input_blocks.0.0.weight"
-"""The one weight that the input channels change."""
+"""How the weights end that the number of input channels changes, one of each U-Net."""
 
 NOTHING_KNOWN = 0.1
 MOST_RECTANGLES = 3
@@ -107,9 +107,12 @@ def widened(network: NetworkT) -> NetworkT:
 
 def widened_state(state: Mapping[str, Tensor], patch_size: int) -> dict[str, Tensor]:
     """The weights of a network made those of one with `inpainting`: new inputs weigh nothing at first."""
-    stem = state[STEM]
-    new = stem.new_zeros(stem.shape[0], KNOWN_CHANNELS * patch_size**2, *stem.shape[2:])
-    return {**state, STEM: torch.cat([stem, new], dim=1)}
+
+    def wider(stem: Tensor) -> Tensor:
+        new = stem.new_zeros(stem.shape[0], KNOWN_CHANNELS * patch_size**2, *stem.shape[2:])
+        return torch.cat([stem, new], dim=1)
+
+    return {name: wider(value) if name.endswith(STEM) else value for name, value in state.items()}
 
 
 def draw_mask(size: tuple[int, int], generator: torch.Generator) -> Bool[Tensor, "1 h w"]:

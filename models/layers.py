@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -142,14 +142,20 @@ class AttentionBlock(nn.Module):
         self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))
 
     def forward(
-        self, x: Float[Tensor, "B C H W"], context: Float[Tensor, "B width L"] | None
+        self,
+        x: Float[Tensor, "B C H W"],
+        context: Float[Tensor, "B width L"] | None,
+        context_mask: Bool[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
-        flat = x.flatten(2)
+        """`context_mask`: True where the context may be attended to; None: everywhere."""
+        flat, mask = x.flatten(2), None
         q, k, v = self._split_heads(self.qkv(self.norm(flat)), 3)
         if self.encoder_kv is not None and context is not None:
             context_k, context_v = self._split_heads(self.encoder_kv(context), 2)
             k, v = torch.cat([context_k, k], dim=2), torch.cat([context_v, v], dim=2)
-        attended = F.scaled_dot_product_attention(q, k, v)
+            if context_mask is not None:
+                mask = F.pad(context_mask, (0, flat.shape[2]), value=True)[:, None, None]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out = self.proj_out(attended.transpose(2, 3).reshape(flat.shape))
         return x + out.reshape(x.shape)
 
@@ -170,12 +176,13 @@ class TimestepSequential(nn.Sequential):
         x: Float[Tensor, "B C H W"],
         embedding: Float[Tensor, "B E"],
         context: Float[Tensor, "B width L"] | None = None,
+        context_mask: Bool[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B out h w"]:
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, embedding)
             elif isinstance(layer, AttentionBlock):
-                x = layer(x, context)
+                x = layer(x, context, context_mask)
             else:
                 x = layer(x)
         return x

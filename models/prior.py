@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.config import PriorConfig
 from models.layers import timestep_embedding
+from models.text_features import NullText, pad_to_context
 from models.text_transformer import fit_to_context
 from models.transformer import Transformer
 
@@ -37,12 +38,16 @@ class DiffusionPrior(nn.Module):
     predicts the un-noised image embedding at the read-out.
 
     The scale: `x_t` and the output live where the diffusion does, at `embedding_scale(d)` times the embedding
-    (the caller scales before `q_sample` and divides after sampling); `text_embedding` comes as the encoder
-    gives it, at unit norm, and is scaled in here.
+    (the caller scales before `q_sample`; `to_embedding` goes back); `text_embedding` comes as the encoder
+    gives it, at unit norm, and is scaled in here.  With `normalisation="standardised"` the embeddings have
+    no norm set, the diffusion lives at (z - mean) / std, and text embeddings are taken as they come.
 
     The text is encoded by the same causal transformer, as in the paper's Table 3 (one 24 x 2048 stack); with
     `text_features_dim` it takes an outer encoder's features instead, as Karlo does.
     """
+
+    embedding_mean: Tensor
+    embedding_std: Tensor
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()
@@ -59,18 +64,41 @@ class DiffusionPrior(nn.Module):
         self.out_proj = nn.Linear(width, config.embedding_dim)
         self.prd_emb = nn.Parameter(torch.empty(1, 1, width))
         self.positional_embedding = nn.Parameter(torch.empty(1, config.context + EXTRA_TOKENS, width))
-        self.null_text = nn.Parameter(torch.empty(1, config.context, width))
-        self.null_text_embedding = nn.Parameter(torch.empty(1, width))
+        self._add_null()
+        if config.normalisation == "standardised":
+            self.register_buffer("embedding_mean", torch.zeros(1, config.embedding_dim))
+            self.register_buffer("embedding_std", torch.ones(1, config.embedding_dim))
         self.transformer = Transformer(width, config.layers, config.heads, config.dropout)
         self.final_ln = nn.LayerNorm(width)
-        for parameter in (self.prd_emb, self.positional_embedding, self.null_text, self.null_text_embedding):
+        learned = [self.prd_emb, self.positional_embedding]
+        if self.given_null is None:
+            learned += [self.null_text, self.null_text_embedding]
+        for parameter in learned:
             nn.init.normal_(parameter, std=0.02)
         if isinstance(self.text_enc_proj, nn.Embedding):
             nn.init.normal_(self.text_enc_proj.weight, std=0.02)
 
     @property
     def scale(self) -> float:
-        return embedding_scale(self.config.embedding_dim)
+        """What unit-norm embeddings are multiplied by; standardised ones are not."""
+        return embedding_scale(self.config.embedding_dim) if self.config.normalisation == "unit_norm" else 1.0
+
+    def to_embedding(self, x0: Float[Tensor, "B d"]) -> Float[Tensor, "B d"]:
+        """Back from where the diffusion lives: of unit norm, or as the encoder gives embeddings."""
+        if self.config.normalisation == "unit_norm":
+            return F.normalize(x0 / self.scale, dim=-1)
+        return x0 * self.embedding_std + self.embedding_mean
+
+    def set_null(
+        self,
+        features: Float[Tensor, "1 L c"],
+        mask: Bool[Tensor, "1 L"],
+        text_embedding: Float[Tensor, "1 d"],
+    ) -> None:
+        """What stands for a dropped text where the configuration says it is given."""
+        if self.given_null is None:
+            raise ValueError("set_null: this network learned its null; configure null_text='given'")
+        self.given_null.set(features, mask, text_embedding)
 
     def forward(
         self,
@@ -87,9 +115,14 @@ class DiffusionPrior(nn.Module):
         expected and the other way round.
         """
         self._check(x_t, text_embedding)
+        if drop is not None and self.given_null is not None:
+            text, text_mask = pad_to_context(text, text_mask, self.config.context)
+            text, text_mask, replaced = self.given_null.replace(text, text_mask, text_embedding, drop)
+            assert replaced is not None
+            text_embedding = replaced
         tokens, valid = self._encode_text(text, text_mask)
         pooled = self.text_emb_proj(text_embedding * self.scale)
-        if drop is not None:
+        if drop is not None and self.given_null is None:
             tokens = torch.where(drop[:, None, None], self.null_text, tokens)
             pooled = torch.where(drop[:, None], self.null_text_embedding, pooled)
             valid = valid | drop[:, None]
@@ -123,8 +156,18 @@ class DiffusionPrior(nn.Module):
             return self.text_enc_proj(ids), mask
         if text.shape[1] > c.context:
             raise ValueError(f"DiffusionPrior: the context is {c.context} positions, got {text.shape[1]}")
-        missing = c.context - text.shape[1]
-        return self.text_enc_proj(F.pad(text, (0, 0, 0, missing))), F.pad(mask, (0, missing), value=False)
+        text, mask = pad_to_context(text, mask, c.context)
+        return self.text_enc_proj(text), mask
+
+    def _add_null(self) -> None:
+        c = self.config
+        self.given_null: NullText | None = None
+        if c.null_text == "given":
+            assert c.text_features_dim is not None
+            self.given_null = NullText(c.context, c.text_features_dim, c.embedding_dim, learned=False)
+            return
+        self.null_text = nn.Parameter(torch.empty(1, c.context, c.width))
+        self.null_text_embedding = nn.Parameter(torch.empty(1, c.width))
 
     def _check(self, x_t: Tensor, text_embedding: Tensor) -> None:
         expected = self.config.embedding_dim

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from models.config import TextTransformerConfig
+from models.config_text import TextTransformerConfig
 from models.transformer import Transformer
 
 

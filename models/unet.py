@@ -8,7 +8,7 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from models.config import UNetConfig
@@ -64,9 +64,10 @@ class UNet(nn.Module):
         *,
         time_shift: Float[Tensor, "B E"] | None = None,
         context: Float[Tensor, "B width L"] | None = None,
+        context_mask: Bool[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B out_channels H W"]:
         """`time_shift` is added to the timestep embedding; `context` is what the attention blocks also attend
-        to.
+        to, `context_mask` False where they may not (None: they may everywhere, as in GLIDE).
 
         Raises `ValueError` when a side is not divisible by `config.stride`, or a context comes or lacks
         against the configuration.
@@ -78,11 +79,11 @@ class UNet(nn.Module):
         h = F.pixel_unshuffle(x_t, self.config.patch_size) if self.config.patch_size > 1 else x_t
         skips = []
         for block in self.input_blocks:
-            h = block(h, embedding, context)
+            h = block(h, embedding, context, context_mask)
             skips.append(h)
-        h = self.middle_block(h, embedding, context)
+        h = self.middle_block(h, embedding, context, context_mask)
         for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), embedding, context)
+            h = block(torch.cat([h, skips.pop()], dim=1), embedding, context, context_mask)
         h = self.out(h.to(x_t.dtype))
         return F.pixel_shuffle(h, self.config.patch_size) if self.config.patch_size > 1 else h
 

@@ -21,6 +21,7 @@ class Upsampler(nn.Module):
         super().__init__()
         self.config = config
         self.unet = UNet(config.unet)
+        self.last_unet = UNet(config.unet) if config.last_step_unet else None
 
     def forward(
         self,
@@ -44,7 +45,7 @@ class Upsampler(nn.Module):
             )
         resized = self.resize(low_res, (height, width))
         x = append_known(torch.cat([x_t, resized], dim=1), known, self.config.inpainting)
-        output = self.unet(x, t)
+        output = self._unet_of(t)(x, t)
         return output + resized if self.config.residual else output
 
     def denoise(
@@ -60,4 +61,14 @@ class Upsampler(nn.Module):
 
     def resize(self, low_res: Float[Tensor, "B 3 h w"], size: tuple[int, int]) -> Float[Tensor, "B 3 H W"]:
         """The low resolution image at the output's size, as the network sees it."""
-        return F.interpolate(low_res, size, mode=self.config.interpolation, align_corners=False)
+        mode, _, antialias = self.config.interpolation.partition("_")
+        return F.interpolate(low_res, size, mode=mode, align_corners=False, antialias=bool(antialias))
+
+    def _unet_of(self, t: Int[Tensor, " B"]) -> UNet:
+        if self.last_unet is None or not bool((t == 0).any()):
+            return self.unet
+        if not bool((t == 0).all()):
+            raise ValueError(
+                "Upsampler: with last_step_unet all samples are at step 0 or none; it is not trained"
+            )
+        return self.last_unet

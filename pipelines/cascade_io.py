@@ -204,8 +204,11 @@ def _cascade_config(prior: Stage, decoder: Stage, upsamplers: Sequence[Stage]) -
 
 
 def vocab_size_of(config: UnCLIPConfig) -> int:
-    """The tokenizer's vocabulary.  Raises `CascadeError` where prior and decoder were trained with two."""
+    """The tokenizer's vocabulary.  Raises `CascadeError` where prior and decoder were trained with two, or
+    see no tokens at all."""
     prior, decoder = config.prior.vocab_size, config.decoder.vocab_size
+    if decoder is None:
+        raise CascadeError("the decoder takes the features of an outer text encoder, not token ids")
     if prior != decoder:
         raise CascadeError(
             f"the prior was trained on a vocabulary of {prior} tokens, the decoder on one of {decoder}; "

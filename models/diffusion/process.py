@@ -39,7 +39,7 @@ class Diffusion:
     `prediction`: what the network outputs; "v" is sqrt(abar) eps - sqrt(1 - abar) x0 (2202.00512, section 4).
     `variance`: "learned_range" means the network's output carries a second half of channels that interpolates
     the log variance between its two bounds (2102.09672, eq. 15); the fixed ones are those bounds; "given" is
-    made by `with_variance` alone.
+    made by `with_variance` alone.  `clip_range`: what |x0| does not exceed, where a sampler clamps it.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Diffusion:
         *,
         prediction: PredictionType,
         variance: VarianceType,
+        clip_range: float = 1.0,
         timestep_map: Int[Tensor, " steps"] | None = None,
         given: Float64[Tensor, " steps"] | None = None,
     ) -> None:
@@ -61,6 +62,7 @@ class Diffusion:
         self.betas = betas
         self.prediction: PredictionType = prediction
         self.variance: VarianceType = variance
+        self.clip_range = clip_range
         self.timestep_map = torch.arange(len(betas)) if timestep_map is None else timestep_map.detach().cpu()
         self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
         self.alphas_cumprod_prev = torch.cat([betas.new_ones(1), self.alphas_cumprod[:-1]])
@@ -89,6 +91,7 @@ class Diffusion:
             1 - kept / previous,
             prediction=self.prediction,
             variance=self.variance,
+            clip_range=self.clip_range,
             timestep_map=self.timestep_map[keep],
         )
 
@@ -103,6 +106,7 @@ class Diffusion:
             self.betas,
             prediction=self.prediction,
             variance="given",
+            clip_range=self.clip_range,
             timestep_map=self.timestep_map,
             given=variances,
         )
@@ -146,13 +150,13 @@ class Diffusion:
     ) -> Prediction:
         """Read a network's raw output at step `t`.
 
-        `clip_x0`: True clamps x0 to [-1, 1] (images; embeddings are not clamped).  A number is Imagen's
-        dynamic threshold, a quantile in (0, 1] (2205.11487, section 2.3; there 0.995): each sample is clamped
-        to the quantile of its own |x0|, at least 1, and divided by it.
+        `clip_x0`: True clamps x0 to the clip range, for pixels [-1, 1] (unCLIP's embeddings are not clamped).
+        A number is Imagen's dynamic threshold, a quantile in (0, 1] (2205.11487, section 2.3; there 0.995):
+        each sample is clamped to the quantile of its own |x0|, at least the range, and brought back into it.
         """
         output, log_variance = self._split(network_output, x_t, t)
         x0 = self._x0(output, x_t, t)
-        x0 = _clipped(x0, clip_x0)
+        x0 = _clipped(x0, clip_x0, self.clip_range)
         epsilon = (self._at("recip_sqrt_abar", t, x_t) * x_t - x0) / self._at("recipm1_sqrt_abar", t, x_t)
         mean, _ = self.q_posterior(x0, x_t, t)
         return Prediction(x0=x0, epsilon=epsilon, log_variance=log_variance, mean=mean)
@@ -276,14 +280,14 @@ class Diffusion:
         return noise
 
 
-def _clipped(x0: Tensor, clip_x0: bool | float) -> Tensor:
+def _clipped(x0: Tensor, clip_x0: bool | float, clip_range: float) -> Tensor:
     if isinstance(clip_x0, bool):
-        return x0.clamp(-1, 1) if clip_x0 else x0
+        return x0.clamp(-clip_range, clip_range) if clip_x0 else x0
     if not 0 < clip_x0 <= 1:
         raise ValueError(f"clip_x0: expected True, False or a quantile in (0, 1], got {clip_x0}")
-    limit = torch.quantile(x0.abs().flatten(1).float(), clip_x0, dim=1).clamp(min=1).to(x0.dtype)
+    limit = torch.quantile(x0.abs().flatten(1).float(), clip_x0, dim=1).clamp(min=clip_range).to(x0.dtype)
     limit = limit.reshape(-1, *[1] * (x0.ndim - 1))
-    return x0.clamp(-limit, limit) / limit
+    return x0.clamp(-limit, limit) / (limit / clip_range)
 
 
 def _mean_per_sample(x: Tensor) -> Tensor:

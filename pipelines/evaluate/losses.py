@@ -82,7 +82,8 @@ def objective_of(stage: Stage, diffusion: DiffusionConfig) -> Objective:
     if isinstance(config, PriorConfig):
         return PriorObjective(diffusion=diffusion, embedding_dim=config.embedding_dim, drop_text=0.0)
     if isinstance(config, DecoderConfig):
-        return DecoderObjective(diffusion=diffusion, drop_image=0.0, drop_text=0.0)
+        seen = config.embedding_dim is not None
+        return DecoderObjective(diffusion=diffusion, image=seen, drop_image=0.0, drop_text=0.0)
     return upsampler_objective(stage, diffusion)
 
 

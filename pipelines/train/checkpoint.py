@@ -4,7 +4,8 @@ Layout of one, in the step's scratch folder::
 
     checkpoints/step_00000100/
         weights.pt  ema.pt  exp_avg.pt  exp_avg_sq.pt     whole fp32 tensors by parameter name
-        state.json                                        the rest, and the sha256 of the four
+        timesteps.pt                                      losses by timestep, where those are drawn by loss
+        state.json                                        the rest, and the sha256 of every file
 
 It is written under a temporary name, synced, and renamed: a folder without `.tmp` is whole, and its digests
 say whether it still is.  The random numbers of training are functions of (seed, step, rank) and (seed,
@@ -19,7 +20,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from infra.digests import sha256_of_file
 
 FORMAT = 1
 FOLDER = "checkpoints"
-TENSORS = ("weights", "ema", "exp_avg", "exp_avg_sq")
+TENSORS = ("weights", "ema", "exp_avg", "exp_avg_sq", "timesteps")
 
 
 class DamagedCheckpointError(RuntimeError):
@@ -71,6 +72,8 @@ class State:
     ema: dict[str, Tensor]
     exp_avg: dict[str, Tensor]
     exp_avg_sq: dict[str, Tensor]
+    timesteps: dict[str, Tensor] = field(default_factory=dict)
+    """`LossAwareTimesteps.state_dict()`, or nothing."""
 
 
 class Checkpoints:
@@ -85,12 +88,13 @@ class Checkpoints:
         temporary = final.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        for name in TENSORS:
+        names = [name for name in TENSORS if getattr(state, name)]
+        for name in names:
             with (temporary / f"{name}.pt").open("wb") as stream:
                 torch.save(getattr(state, name), stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-        digests = {name: sha256_of_file(temporary / f"{name}.pt") for name in TENSORS}
+        digests = {name: sha256_of_file(temporary / f"{name}.pt") for name in names}
         described = {"format": FORMAT, "cursor": asdict(state.cursor), "sha256": digests}
         described["history"] = state.history
         with (temporary / "state.json").open("w") as stream:
@@ -141,7 +145,9 @@ def verify(path: Path) -> Mapping[str, Any]:
 def load(path: Path) -> State:
     """Read a checkpoint that `newest_valid` returned."""
     described = json.loads((path / "state.json").read_bytes())
-    tensors = {name: torch.load(path / f"{name}.pt", weights_only=True, mmap=True) for name in TENSORS}
+    tensors = {
+        name: torch.load(path / f"{name}.pt", weights_only=True, mmap=True) for name in described["sha256"]
+    }
     return State(cursor=Cursor(**described["cursor"]), history=described["history"], **tensors)
 
 

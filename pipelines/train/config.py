@@ -70,7 +70,15 @@ class TrainConfig(StepConfig):
         return self
 
 
-class TrainPriorConfig(TrainConfig):
+class TrainDiffusionConfig(TrainConfig):
+    """What stages that learn a diffusion have in common."""
+
+    diffusion: DiffusionConfig
+    timesteps: Literal["uniform", "loss_aware"] = "uniform"
+    """How training draws them; `loss_aware`: 2102.09672, section 3.3."""
+
+
+class TrainPriorConfig(TrainDiffusionConfig):
     """Diffusion prior (2204.06125, section 2.2)."""
 
     network: PriorConfig
@@ -81,12 +89,14 @@ class TrainPriorConfig(TrainConfig):
     def _supported(self) -> TrainPriorConfig:
         if self.network.vocab_size is None:
             raise ValueError("network.vocab_size: the prior is trained on token ids, give its vocabulary")
+        if self.network.normalisation != "unit_norm":
+            raise ValueError("network.normalisation: the prior is trained on unit-norm embeddings")
         if self.diffusion.variance == "learned_range":
             raise ValueError("diffusion.variance: the prior has no variance output, choose fixed_small")
         return self
 
 
-class TrainDecoderConfig(TrainConfig):
+class TrainDecoderConfig(TrainDiffusionConfig):
     """Decoder (2204.06125, section 2.1)."""
 
     network: DecoderConfig
@@ -98,12 +108,14 @@ class TrainDecoderConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _supported(self) -> TrainDecoderConfig:
+        if self.network.vocab_size is None:
+            raise ValueError("network.vocab_size: the decoder is trained on token ids, give its vocabulary")
         if self.diffusion.variance != "learned_range":
             raise ValueError("diffusion.variance: the decoder learns its variance, choose learned_range")
         return self
 
 
-class TrainUpsamplerConfig(TrainConfig):
+class TrainUpsamplerConfig(TrainDiffusionConfig):
     """Upsampler (2204.06125, section 2.1), trained on crops."""
 
     network: UpsamplerConfig
@@ -121,6 +133,10 @@ class TrainUpsamplerConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _supported(self) -> TrainUpsamplerConfig:
+        if self.network.last_step_unet:
+            raise ValueError(
+                "network.last_step_unet: a second U-Net is for imported weights, not for training"
+            )
         learned = self.diffusion.variance == "learned_range"
         if learned != self.network.learned_variance:
             raise ValueError(

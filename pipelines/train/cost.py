@@ -57,7 +57,7 @@ def _example(network: TrainedConfig, crop: int | None) -> tuple[Any, ...]:
         side = crop or network.image_size
         low = side // network.scale
         return torch.zeros(1, 3, side, side), t, torch.zeros(1, 3, low, low)
-    embedding = torch.zeros(1, network.embedding_dim)
+    embedding = None if network.embedding_dim is None else torch.zeros(1, network.embedding_dim)
     length = network.context if isinstance(network, PriorConfig) else network.text_context
     tokens, mask = torch.zeros(1, length, dtype=torch.long), torch.ones(1, length, dtype=torch.bool)
     if isinstance(network, DecoderConfig):

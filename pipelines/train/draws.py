@@ -8,7 +8,7 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 
@@ -40,17 +40,29 @@ class Draws:
         purpose: Purpose,
         positions: Sequence[int] | np.ndarray,
         device: torch.device | str = "cpu",
+        timestep_probabilities: Float64[Tensor, " steps"] | None = None,
     ) -> None:
+        """`timestep_probabilities`: of `timesteps`; None: uniform."""
         self.device = torch.device(device)
+        self._cumulative = None if timestep_probabilities is None else timestep_probabilities.cumsum(0)
+        self.drawn_timesteps: Int[Tensor, " B"] | None = None
+        """What `timesteps` gave last."""
         self.generators = [
             torch.Generator().manual_seed(derived_seed(seed, purpose, int(position)))
             for position in positions
         ]
 
     def timesteps(self, steps: int) -> Int[Tensor, " B"]:
-        """Uniform on 0 .. steps - 1."""
-        drawn = [torch.randint(steps, (), generator=g) for g in self.generators]
-        return torch.stack(drawn).to(self.device)
+        """Each of 0 .. steps - 1, uniform or with the probabilities given."""
+        if self._cumulative is None:
+            drawn = torch.stack([torch.randint(steps, (), generator=g) for g in self.generators])
+        else:
+            if len(self._cumulative) != steps:
+                raise ValueError(f"Draws: expected {steps} probabilities, got {len(self._cumulative)}")
+            uniform = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in self.generators])
+            drawn = torch.searchsorted(self._cumulative, uniform, right=True).clamp(max=steps - 1)
+        self.drawn_timesteps = drawn.to(self.device)
+        return self.drawn_timesteps
 
     def normal(self, shape: tuple[int, ...]) -> Float[Tensor, "B ..."]:
         """Standard normal numbers, `shape` for each sample."""

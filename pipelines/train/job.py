@@ -49,6 +49,8 @@ class TrainJob:
     prefetch: int = 1
     cache_bytes: int = 64 * 2**20
     tracking_id: str = ""
+    loss_aware_steps: int | None = None
+    """Timesteps of the process, drawn by their losses (2102.09672, section 3.3); None: uniform."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` where the batch cannot be cut."""

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from infra.journal import Journal
+from models.diffusion.timesteps import LossAwareTimesteps
 from pipelines.train.checkpoint import Checkpoints, Cursor, ForeignCheckpointError, State, load
 from pipelines.train.draws import Draws, Purpose, derived_seed
 from pipelines.train.ema import Ema
@@ -68,6 +69,9 @@ class _Training:
         self.engine = make_engine(job, network)
         if state is not None:
             self.engine.load_moments(state.exp_avg, state.exp_avg_sq, state.cursor.step)
+        self.timesteps = None if job.loss_aware_steps is None else LossAwareTimesteps(job.loss_aware_steps)
+        if self.timesteps is not None and state is not None:
+            self.timesteps.load_state_dict(state.timesteps)
         self.window = torch.zeros(2, dtype=torch.float64, device=device)
         self.lr = state.cursor.lr if state is not None else 0.0
         self.history = state.history if state is not None else []
@@ -98,19 +102,30 @@ class _Training:
         network.train()
         # Dropout draws from the global generator: its state is a function of (seed, step, rank).
         torch.manual_seed(derived_seed(job.seed, Purpose.RANK, step, self.rank))
+        seen: list[Tensor] = []
         for part in split_batch(batch, job.micro_batches):
-            losses = self._losses(network, part, Purpose.TRAINING)
+            draws = self._draws(part, Purpose.TRAINING)
+            losses = self.job.objective.losses(network, part, draws)
+            if self.timesteps is not None:
+                assert draws.drawn_timesteps is not None
+                seen.append(torch.stack([draws.drawn_timesteps.double(), losses.detach().double()]))
+                losses = losses * self.timesteps.importance(draws.drawn_timesteps)
             weighted = losses * torch.from_numpy(part.weight).to(self.device)
             self.engine.backward(weighted.mean())
             self.window += torch.stack([weighted.detach().sum(), weighted.new_tensor(len(part))])
+        if self.timesteps is not None:
+            t, raw = _gather_in_order(torch.cat(seen, dim=1), job.ranks).cpu()
+            self.timesteps.record(t.long(), raw)
         self.lr = job.optimiser.lr_at(step, job.steps)
         norm = self.engine.step(self.lr)
         self.ema.update(self.engine.parameters(), step)
         return norm
 
-    def _losses(self, network: nn.Module, batch: Batch, purpose: Purpose) -> Tensor:
-        draws = Draws(self.job.seed, purpose, batch.positions, self.device)
-        return self.job.objective.losses(network, batch, draws)
+    def _draws(self, batch: Batch, purpose: Purpose) -> Draws:
+        """Validation draws uniform timesteps, always: what is compared must not move."""
+        by_loss = self.timesteps if purpose == Purpose.TRAINING else None
+        probabilities = None if by_loss is None else by_loss.probabilities()
+        return Draws(self.job.seed, purpose, batch.positions, self.device, probabilities)
 
     def _log(self, step: int, grad_norm: float | Tensor, samples_per_s: float) -> None:
         window = self.window.clone()
@@ -142,7 +157,8 @@ class _Training:
         for number in range(self.rank, _round_up(len(spans), job.ranks), job.ranks):
             # All ranks go through the network equally often, as ZeRO-3 gathers weights on the way.
             batch = stream.read_in_key_order(*spans[number % len(spans)])
-            losses = self._losses(network, batch, Purpose.VALIDATION).double()
+            draws = self._draws(batch, Purpose.VALIDATION)
+            losses = job.objective.losses(network, batch, draws).double()
             if number < len(spans):
                 sums += torch.stack([losses.sum(), losses.square().sum(), losses.new_tensor(len(losses))])
         if dist.is_initialized():
@@ -179,6 +195,7 @@ class _Training:
                     ema=ema,
                     exp_avg=exp_avg,
                     exp_avg_sq=exp_avg_sq,
+                    timesteps={} if self.timesteps is None else self.timesteps.state_dict(),
                 )
             )
 
@@ -269,6 +286,15 @@ def split_batch(batch: Batch, parts: int) -> Iterator[Batch]:
     size = len(batch) // parts
     for first in range(0, len(batch), size):
         yield batch.take(slice(first, first + size))
+
+
+def _gather_in_order(local: Tensor, ranks: int) -> Tensor:
+    """Columns of all ranks, in the order of the global batch."""
+    if ranks == 1:
+        return local
+    parts = [torch.empty_like(local) for _ in range(ranks)]
+    dist.all_gather(parts, local)
+    return torch.cat(parts, dim=1)
 
 
 def _restore_journal(journal: Journal, history: list[dict[str, float]], step: int) -> None:

@@ -66,6 +66,8 @@ class DecoderObjective:
     """The hybrid loss with learned variance; embedding and caption dropped independently (section 2.1)."""
 
     diffusion: DiffusionConfig
+    image: bool = True
+    """Whether the network sees the image embedding; GLIDE's does not."""
     drop_image: float = 0.1
     drop_text: float = 0.5
     inpainting: bool = False
@@ -81,12 +83,12 @@ class DecoderObjective:
         output = network(
             x_t,
             t,
-            _to(device, batch.image_embedding),
+            _to(device, batch.image_embedding) if self.image else None,
             _to(device, batch.tokens),
             _to(device, batch.mask),
             drop_image,
             drop_text,
-            *_known(self.inpainting, x0, draws),
+            **_known(self.inpainting, x0, draws),
         )
         return process.training_losses(output.float(), x0, x_t, t, noise)
 
@@ -108,7 +110,7 @@ class UpsamplerObjective:
         t = draws.timesteps(process.num_steps)
         noise = draws.normal(tuple(x0.shape[1:]))
         x_t = process.q_sample(x0, t, noise)
-        output = network(x_t, t, low_res, *_known(self.inpainting, x0, draws))
+        output = network(x_t, t, low_res, **_known(self.inpainting, x0, draws))
         return process.training_losses(output.float(), x0, x_t, t, noise)
 
     def low_resolution(self, x0: Float[Tensor, "B 3 H W"], draws: Draws) -> Float[Tensor, "B 3 h w"]:
@@ -128,12 +130,12 @@ def _process(config: DiffusionConfig) -> Diffusion:
     return config.build()
 
 
-def _known(inpainting: bool, x0: Tensor, draws: Draws) -> tuple[Tensor, ...]:
+def _known(inpainting: bool, x0: Tensor, draws: Draws) -> dict[str, Tensor]:
     """The known channels of training pictures; nothing for a network that takes none."""
     if not inpainting:
-        return ()
+        return {}
     masks = [draw_mask((x0.shape[2], x0.shape[3]), generator) for generator in draws.generators]
-    return (Known(pixels_m11=x0, mask=torch.stack(masks).to(draws.device)).channels(),)
+    return {"known": Known(pixels_m11=x0, mask=torch.stack(masks).to(draws.device)).channels()}
 
 
 def _pixels(batch: Batch, device: torch.device) -> Float[Tensor, "B 3 H W"]:

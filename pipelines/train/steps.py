@@ -25,6 +25,7 @@ from pipelines.step import Context, Estimate, Step
 from pipelines.train.config import (
     TrainConfig,
     TrainDecoderConfig,
+    TrainDiffusionConfig,
     TrainPriorConfig,
     TrainResources,
     TrainUpsamplerConfig,
@@ -215,6 +216,7 @@ class TrainStep(Step[ConfigT, TrainResources]):
             prefetch=resources.prefetch,
             cache_bytes=resources.cache_mb * 2**20,
             tracking_id=context.draft.address,
+            loss_aware_steps=_loss_aware_steps(config),
         )
 
     def _write(
@@ -282,6 +284,7 @@ class TrainDecoder(TrainStep[TrainDecoderConfig]):
 
         return DecoderObjective(
             diffusion=config.diffusion,
+            image=config.network.embedding_dim is not None,
             drop_image=config.drop_image,
             drop_text=config.drop_text,
             inpainting=config.network.inpainting,
@@ -293,9 +296,10 @@ class TrainDecoder(TrainStep[TrainDecoderConfig]):
         return View(side=config.network.image_size)
 
     def text(self, config: TrainDecoderConfig) -> tuple[int, int]:
+        assert config.network.vocab_size is not None  # validated
         return config.network.text_context, config.network.vocab_size
 
-    def embedding_dim(self, config: TrainDecoderConfig) -> int:
+    def embedding_dim(self, config: TrainDecoderConfig) -> int | None:
         return config.network.embedding_dim
 
 
@@ -323,6 +327,12 @@ class TrainUpsampler(TrainStep[TrainUpsamplerConfig]):
         from pipelines.train.stream import View
 
         return View(side=config.network.image_size, crop=config.crop)
+
+
+def _loss_aware_steps(config: TrainConfig) -> int | None:
+    if isinstance(config, TrainDiffusionConfig) and config.timesteps == "loss_aware":
+        return config.diffusion.steps
+    return None
 
 
 def _engine_name(config: TrainConfig) -> str:

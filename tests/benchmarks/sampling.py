@@ -6,8 +6,8 @@
 Ratios above 1 mean that ours is faster.  `vs_diffusers`: a step of each network (both branches of guidance in
 one forward), and whole sampling loops against diffusers' `UnCLIPPipeline`.  `train_vs_dalle2_pytorch`: an
 update of prior and decoder at equal parameter count, resolution and batch; dalle2-pytorch pins an older
-open_clip, so it is in no lock of ours (docs/manipulations.md says how to put it beside); without it the ratio is
-left out and the reason given.  Peak memory is what tensors of one call hold at most.
+open_clip, so it is in no lock of ours (docs/manipulations.md says how to put it beside); without it the ratio
+is left out and the reason given.  Peak memory is what tensors of one call hold at most.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def report(found: dict[str, Any], repeats: int) -> None:
         if isinstance(values, dict) and "ratio" in values
     }
     ratios = {name: round(values["ratio"], 3) for name, values in measured.items()}
-    for peer, parts in found.items():
+    for peer in found:
         if own := [r for name, r in ratios.items() if name.startswith(peer)]:
             # The whole loop holds the networks; of trainings the slower side counts.
             ratios[peer] = ratios.get(f"{peer}_whole_loop", min(own))

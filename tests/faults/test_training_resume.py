@@ -20,11 +20,14 @@ from safetensors.torch import load_file
 
 from infra.journal import Journal
 from infra.store import Artifact, Store
+from models.diffusion.timesteps import LossAwareTimesteps
 from pipelines.train.checkpoint import TENSORS, Checkpoints, State, load
 from pipelines.train.job import TrainJob
 from pipelines.train.loop import train
+from pipelines.train.objectives import PriorObjective
 from pipelines.train.optimiser import OptimiserSettings
 from tests.pipelines.train import driver
+from tests.pipelines.train.fixtures import PRIOR_PROCESS
 from tests.pipelines.train.ranks import run_ranks
 
 pytest_plugins = ["tests.pipelines.train.fixtures"]
@@ -74,6 +77,23 @@ def test_killed_and_resumed_is_the_uninterrupted_run_bit_for_bit(
     train(resumed)
     _assert_same_bits(_final(resumed), _final(whole))
     assert _metrics(resumed) == _metrics(whole)
+
+
+def test_timesteps_drawn_by_loss_are_resumed_and_know_no_ranks(prior_job: Jobs) -> None:
+    """24 samples a timestep of 2 fill the history of 10 within six updates: what follows is not uniform."""
+    objective = PriorObjective(diffusion=replace(PRIOR_PROCESS, steps=2), embedding_dim=16)
+    whole = prior_job("whole", objective=objective, loss_aware_steps=2)
+    train(whole)
+    resumed = _interrupted_at(whole, 8, "resumed")
+    train(resumed)
+    _assert_same_bits(_final(resumed), _final(whole))
+    timesteps = LossAwareTimesteps(2)
+    timesteps.load_state_dict(_final(whole).timesteps)
+    assert timesteps.warm and abs(float(timesteps.probabilities()[0]) - 0.5) > 0.01
+    # Dropout draws by rank, so the losses of two ranks are others; their number is not.
+    pair = prior_job("pair", objective=objective, loss_aware_steps=2, ranks=2, steps=4)
+    run_ranks([pair])
+    assert int(_final(pair).timesteps["seen"].sum()) == 4 * pair.batch
 
 
 def test_a_finished_training_is_not_touched_again(prior_job: Jobs) -> None:

@@ -14,9 +14,9 @@ HOW = "run `python -m tests.golden.contents` and commit what it records"
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="image encoders round differently elsewhere")
-def test_output_changes_only_with_the_version(tmp_path: Path) -> None:
+def test_output_changes_only_with_the_version(tiny_root: Path) -> None:
     recorded = json.loads(RECORD.read_text())
-    found = contents(tmp_path)
+    found = contents(tiny_root)
     assert found.keys() == recorded.keys()
     for kind, now in found.items():
         before = recorded[kind]

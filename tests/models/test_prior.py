@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -100,3 +101,45 @@ def test_bad_input_says_expected_and_got() -> None:
     long = torch.ones(1, 7, dtype=torch.long)
     with pytest.raises(ValueError, match="the context is 6 tokens, got 7"):
         NETWORK(unit(1), T[:1], long, long.bool(), unit(1))
+
+
+def test_standardised_embeddings_have_their_own_mean_and_deviation_and_no_norm() -> None:
+    network = randomised(dataclasses.replace(PRIOR, normalisation="standardised").build())
+    mean, std = torch.randn(1, DIM), torch.rand(1, DIM) + 0.5
+    network.embedding_mean.copy_(mean)
+    network.embedding_std.copy_(std)
+    z = torch.randn(3, DIM) * 5
+    torch.testing.assert_close(network.to_embedding((z - mean) / std), z)
+    plain = randomised(PRIOR.build())
+    conditions = {
+        "x_t": unit(3, 1),
+        "t": T,
+        "text": prompts([6, 3, 2])[0],
+        "text_mask": prompts([6, 3, 2])[1],
+    }
+    torch.testing.assert_close(
+        network(**conditions, text_embedding=unit(3) * plain.scale),
+        plain(**conditions, text_embedding=unit(3)),
+    )
+
+
+def test_a_given_null_is_what_the_empty_prompt_gives() -> None:
+    features, mask, embedding = torch.randn(1, 2, 24), torch.tensor([[True, False]]), torch.randn(1, DIM)
+    config = PriorConfig(
+        **{"embedding_dim": DIM, "context": 6, "width": 32, "layers": 1, "heads": 2},
+        text_features_dim=24,
+        null_text="given",
+        normalisation="standardised",
+    )
+    network = randomised(config.build())
+    network.set_null(features, mask, embedding)
+    text, drop = torch.randn(3, 6, 24), torch.tensor([True, False, True])
+    args = (unit(3), T, text, torch.ones(3, 6, dtype=torch.bool), torch.randn(3, DIM))
+    dropped = network(*args, drop)
+    empty = network(unit(3), T, features.expand(3, -1, -1), mask.expand(3, -1), embedding.expand(3, -1))
+    torch.testing.assert_close(dropped[drop], empty[drop])
+    assert torch.equal(dropped[~drop], network(*args)[~drop])
+    with pytest.raises(ValueError, match="never given; call set_null"):
+        config.build()(*args, drop)
+    with pytest.raises(ValueError, match="this network learned its null"):
+        NETWORK.set_null(features, mask, embedding)

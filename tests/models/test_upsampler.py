@@ -36,3 +36,25 @@ def test_shapes_that_do_not_match_are_refused() -> None:
         network(torch.randn(1, 3, 16, 16), T, torch.randn(1, 3, 8, 4))
     with pytest.raises(ValueError, match="divisible by 4"):
         network(torch.randn(1, 3, 18, 18), T, torch.randn(1, 3, 9, 9))
+
+
+def test_the_last_step_has_a_network_of_its_own() -> None:
+    network = randomised(dataclasses.replace(UPSAMPLER, last_step_unet=True).build())
+    x, low_res = torch.randn(2, 3, 16, 16), torch.rand(2, 3, 8, 8)
+    plain = UPSAMPLER.build()
+    for t, part in ((torch.tensor([0, 0]), network.last_unet), (torch.tensor([7, 3]), network.unet)):
+        assert part is not None
+        plain.unet.load_state_dict(part.state_dict())
+        assert torch.equal(network(x, t, low_res), plain(x, t, low_res))
+    with pytest.raises(ValueError, match="all samples are at step 0 or none"):
+        network(x, torch.tensor([0, 3]), low_res)
+
+
+def test_antialiased_bicubic_is_another_kernel() -> None:
+    low_res = torch.rand(1, 3, 8, 8)
+    networks = [
+        dataclasses.replace(UPSAMPLER, interpolation=name).build()
+        for name in ("bicubic", "bicubic_antialias")
+    ]
+    one, two = (network.resize(low_res, (32, 32)) for network in networks)
+    assert 0.001 < float((one - two).abs().max()) < 0.2

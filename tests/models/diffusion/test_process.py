@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.config import DiffusionConfig
 from models.diffusion.process import Diffusion, PredictionType
 from models.diffusion.schedule import cosine_betas, linear_betas
 
@@ -116,3 +117,13 @@ def test_dynamic_threshold_rescales_each_sample_by_its_own_quantile() -> None:
     torch.testing.assert_close(whole[1].flatten(), outside / 4)
     with pytest.raises(ValueError, match="quantile in"):
         process.predict(output, output, t, clip_x0=99.5)
+
+
+def test_the_clip_range_is_the_processes_own_and_survives_respacing() -> None:
+    config = DiffusionConfig(prediction="x0", variance="fixed_small", clip_range=5.0)
+    output = torch.tensor([[-9.0, 4.0, 7.0]])
+    for process in (config.build(), config.build().spaced(10)):
+        p = process.predict(output, torch.zeros(1, 3), torch.tensor([5]), clip_x0=True)
+        assert p.x0.tolist() == [[-5.0, 4.0, 5.0]]
+    dynamic = process.predict(output, torch.zeros(1, 3), torch.tensor([5]), clip_x0=1.0)
+    torch.testing.assert_close(dynamic.x0, output * 5 / 9)

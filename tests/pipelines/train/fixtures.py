@@ -19,6 +19,7 @@ from pipelines.train.stream import View
 from tests.tiny import tiny_annotation, tiny_corpus, tiny_verdict
 
 CONTEXT, VOCAB = 16, 600
+PRIOR_PROCESS = DiffusionConfig(prediction="x0", variance="fixed_small")
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,11 @@ def prior_job(tiny: Tiny, tmp_path: Path) -> Callable[..., TrainJob]:
     network = PriorConfig(
         embedding_dim=16, context=CONTEXT, width=16, layers=1, heads=2, vocab_size=VOCAB, dropout=0.1
     )
-    process = DiffusionConfig(prediction="x0", variance="fixed_small")
 
     def make(name: str = "run", **changes: Any) -> TrainJob:
         job = TrainJob(
             network=network,
-            objective=PriorObjective(diffusion=process, embedding_dim=16),
+            objective=PriorObjective(diffusion=PRIOR_PROCESS, embedding_dim=16),
             index=tiny.index,
             view=None,
             optimiser=OptimiserSettings(lr=1e-3, weight_decay=0.01, warmup_steps=3, lr_decay="cosine"),
