@@ -78,6 +78,11 @@ class UnCLIP(nn.Module):
         `text_embedding` is the encoder's, of unit norm.  Put the networks in `eval()` first: dropout is
         theirs. Raises `ValueError` on shapes the networks do not take, on numbers that are not finite, and
         when `sampling` has fewer upsampler settings than there are upsamplers.
+
+            >>> from models.tiny import QUICK, tiny_caption, tiny_model
+            >>> drawn = tiny_model().generate(*tiny_caption(), seed=0, samples=2, sampling=QUICK)
+            >>> [tuple(images.shape) for images in drawn.images_m11]
+            [(2, 3, 16, 16), (2, 3, 32, 32)]
         """
         inputs = (x.repeat_interleave(samples, dim=0) for x in (text_tokens, text_mask, text_embedding))
         draw: dict[str, Any] = {"seed": seed, "first_index": first_index, "progress": progress}
@@ -87,7 +92,7 @@ class UnCLIP(nn.Module):
     def inpaint(
         self,
         known: Known,
-        text_tokens: Int[Tensor, "n L"],
+        text_tokens: Int[Tensor, "n L"] | Float[Tensor, "n L c"],
         text_mask: Bool[Tensor, "n L"],
         text_embedding: Float[Tensor, "n d"],
         *,
@@ -101,6 +106,14 @@ class UnCLIP(nn.Module):
         `known` comes at the last stage's size.  Networks with `inpainting` see it; others, ordinary ones,
         are only held to it (`models.inpainting.KnownRegion` says how well that goes).  Raises `ValueError`
         as `generate` does, and on another size.
+
+            >>> from models.tiny import QUICK, tiny_caption, tiny_images, tiny_model
+            >>> mask = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+            >>> mask[..., :16] = True
+            >>> known = Known(pixels_m11=tiny_images(1, side=32), mask=mask)
+            >>> image = tiny_model().inpaint(known, *tiny_caption(), seed=0, sampling=QUICK).images_m11[-1]
+            >>> bool((image[..., :16] == known.pixels_m11[..., :16]).all())
+            True
         """
         size, got = self.image_size, tuple(known.pixels_m11.shape[2:])
         if got != (size, size):

@@ -11,6 +11,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
+def check_tile(tile: int, stride: int) -> None:
+    """Raises `ValueError` where `tile` is no multiple of `stride`, a network's, or too small to overlap."""
+    if tile % stride or tile < 4 * stride:
+        raise ValueError(
+            f"tile: expected a multiple of the upsampler's stride, {stride} px, and at least "
+            f"{4 * stride} px, got {tile}"
+        )
+
+
 @final
 class Tiled:
     """A denoiser that runs a network over tiles and blends what it says of them, at every step of a sampler.
@@ -34,13 +43,9 @@ class Tiled:
         """Tiles of `tile` px a side overlap by at least a quarter of it.  They begin on multiples of
         `stride`, the network's, so that its feature maps lie where they would in the whole.
 
-        Raises `ValueError` where `tile` is no multiple of `stride` or too small to overlap.
+        Raises `ValueError` as `check_tile` does.
         """
-        if tile % stride or tile < 4 * stride:
-            raise ValueError(
-                f"Tiled: expected tiles of a multiple of the network's stride, {stride} px, and at least "
-                f"{4 * stride} px, got {tile}"
-            )
+        check_tile(tile, stride)
         self.network, self.conditions = network, dict(conditions)
         self.tile, self.stride = tile, stride
         self.overlap = tile // 4 // stride * stride

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from infra.progress import Progress
+from models.config import UnCLIPConfig
 from models.sampling import CascadeSampling
 
 if TYPE_CHECKING:
@@ -45,11 +46,13 @@ class Sampler:
         *,
         guidance: float | None = None,
         steps: int | None = None,
+        tile: int | None = None,
         threads: int | None = None,
     ) -> Sampler:
         """Read a model folder and the encoder it was trained with.
 
-        guidance: of the decoder, instead of the model's own.  steps: of prior and decoder, likewise.
+        guidance: of the decoder, instead of the model's own.  steps: of prior and decoder, likewise.  tile:
+        side in pixels of the tiles that upsamplers with larger pictures run over.
         Raises `CascadeError` where the folder is no model or the installed encoder is another one,
         `GenerateError` for settings that cannot be sampled with.
         """
@@ -77,7 +80,8 @@ class Sampler:
                 f"installed: {', '.join(different)} differ"
             )
         try:
-            sampling = _override(cascade.sampling, guidance=guidance, steps=steps)
+            sampling = _override(cascade.sampling, guidance=guidance, steps=steps, tile=tile)
+            _check_tile(cascade.model.config, tile)
         except ValueError as error:
             raise GenerateError(str(error)) from error
         return Sampler(cascade=cascade, encoder=encoder, sampling=sampling)
@@ -135,6 +139,7 @@ def generate(
     out_dir: Path,
     guidance: float | None = None,
     steps: int | None = None,
+    tile: int | None = None,
     batch: int = 8,
     progress: Progress | None = None,
 ) -> list[Path]:
@@ -147,7 +152,7 @@ def generate(
 
     if n < 1 or not prompts:
         raise GenerateError(f"nothing to generate: {len(prompts)} prompts, {n} pictures of each")
-    sampler = Sampler.load(model_dir, guidance=guidance, steps=steps)
+    sampler = Sampler.load(model_dir, guidance=guidance, steps=steps, tile=tile)
     for prompt in prompts:
         sampler.check(prompt)
     progress = progress or Progress("generate", quiet=True)
@@ -187,13 +192,26 @@ def write_pictures(
     return [*paths, grid]
 
 
-def _override(sampling: CascadeSampling, *, guidance: float | None, steps: int | None) -> CascadeSampling:
+def _override(
+    sampling: CascadeSampling, *, guidance: float | None, steps: int | None, tile: int | None
+) -> CascadeSampling:
     prior, decoder = sampling.prior, sampling.decoder
     if guidance is not None:
         decoder = dataclasses.replace(decoder, guidance=guidance)
     if steps is not None:
         prior, decoder = dataclasses.replace(prior, steps=steps), dataclasses.replace(decoder, steps=steps)
-    return dataclasses.replace(sampling, prior=prior, decoder=decoder)
+    upsamplers = sampling.upsamplers
+    if tile is not None:
+        upsamplers = tuple(dataclasses.replace(stage, tile=tile) for stage in upsamplers)
+    return dataclasses.replace(sampling, prior=prior, decoder=decoder, upsamplers=upsamplers)
+
+
+def _check_tile(config: UnCLIPConfig, tile: int | None) -> None:
+    """Raises `ValueError` on tiles that an upsampler cannot run over: before the first hour, not after."""
+    from models.tiling import check_tile
+
+    for upsampler in config.upsamplers if tile is not None else ():
+        check_tile(tile, upsampler.unet.stride)
 
 
 def _file_name(prompts: Sequence[str], number: int, seed: int, index: int) -> str:

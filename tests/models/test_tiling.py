@@ -103,7 +103,7 @@ def test_memory_is_that_of_a_tile() -> None:
 
 def test_bad_tiles_are_refused(model: UnCLIP) -> None:
     with pytest.raises(
-        ValueError, match="multiple of the network's stride, 4 px, and at least 16 px, got 18"
+        ValueError, match="multiple of the upsampler's stride, 4 px, and at least 16 px, got 18"
     ):
         upsampled(model, torch.zeros(1, 3, 16, 16), 18)
     with pytest.raises(ValueError, match="tile: expected a positive integer, got 0"):

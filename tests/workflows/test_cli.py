@@ -13,8 +13,8 @@ from workflows.cli.main import cli, run_cli
 
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = ["adopt", "append", "approve", "calibrate", "doctor", "filter", "fit", "forget", "generate"]
-COMMANDS += ["interpolate", "judge", "label", "plan", "policy", "retry", "run", "schema", "status"]
-COMMANDS += ["textdiff", "ui", "vary"]
+COMMANDS += ["inpaint", "interpolate", "judge", "label", "plan", "policy", "reconstruct", "retry", "run"]
+COMMANDS += ["schema", "status", "textdiff", "ui", "vary"]
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from workflows.cli.forget import forget
 from workflows.cli.generate import generate
 from workflows.cli.judge import judge
 from workflows.cli.label import label
-from workflows.cli.manipulate import interpolate, textdiff, vary
+from workflows.cli.manipulate import inpaint, interpolate, reconstruct, textdiff, vary
 from workflows.cli.plan import plan
 from workflows.cli.policy import policy
 from workflows.cli.retry import retry
@@ -52,7 +52,7 @@ def cli() -> None:
 
 CORPUS = (plan, run, retry, append, adopt, forget, filter_shards)
 JUDGING = (judge, policy, approve, label, calibrate, fit)
-DRAWING = (generate, vary, interpolate, textdiff)
+DRAWING = (generate, vary, reconstruct, interpolate, textdiff, inpaint)
 for command in (*CORPUS, *JUDGING, *DRAWING, status, ui, doctor, schema):
     cli.add_command(command)
 
