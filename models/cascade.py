@@ -147,7 +147,7 @@ class UnCLIP(nn.Module):
         pooled = None if self.config.decoder.text_pooled_dim is None else embedding
         size = self.config.decoder.image_size
         at = known and known.at((size, size))
-        decoding = {"settings": sampling.decoder, "text_pooled": pooled, "known": at}
+        decoding: dict[str, Any] = {"settings": sampling.decoder, "text_pooled": pooled, "known": at}
         images = [self.decode(z, tokens, mask, **decoding, **draw)]
         for stage, config in enumerate(self.config.upsamplers):
             size *= config.scale
@@ -241,8 +241,9 @@ class UnCLIP(nn.Module):
             self.decoder.condition, image_embedding, text_tokens, text_mask, text_pooled=text_pooled
         )
         shown = _shown(known, self.config.decoder.inpainting)
-        branches = ({**one.as_kwargs(), **shown} for one in (condition(), condition(everything, everything)))
-        return Guided(self.decoder.denoise, *branches, guidance)
+        conditional = {**condition().as_kwargs(), **shown}
+        null = {**condition(everything, everything).as_kwargs(), **shown}
+        return Guided(self.decoder.denoise, conditional, null, guidance)
 
     @torch.no_grad()
     def upsample(
@@ -264,7 +265,7 @@ class UnCLIP(nn.Module):
         config = upsampler.config
         size = (low_res.shape[2] * config.scale, low_res.shape[3] * config.scale)
         conditions = {"low_res": upsampler.resize(low_res, size), **_shown(known, config.inpainting)}
-        denoise = partial(upsampler.denoise, **conditions)
+        denoise: Denoiser = partial(upsampler.denoise, **conditions)
         if settings.tile is not None:
             denoise = Tiled(upsampler.denoise, conditions, tile=settings.tile, stride=config.unet.stride)
         noise = SampleNoise(seed, len(low_res), first=first_index, stream=UPSAMPLER_STREAM + stage)

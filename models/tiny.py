@@ -63,7 +63,7 @@ def tiny_model() -> UnCLIP:
         model = UnCLIP(TINY)
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter += 0.02 * torch.randn_like(parameter)
+                parameter.add_(0.02 * torch.randn_like(parameter))
     return model.eval().requires_grad_(False)
 
 

@@ -210,7 +210,9 @@ def _check_tile(config: UnCLIPConfig, tile: int | None) -> None:
     """Raises `ValueError` on tiles that an upsampler cannot run over: before the first hour, not after."""
     from models.tiling import check_tile
 
-    for upsampler in config.upsamplers if tile is not None else ():
+    if tile is None:
+        return
+    for upsampler in config.upsamplers:
         check_tile(tile, upsampler.unet.stride)
 
 

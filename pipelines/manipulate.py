@@ -84,8 +84,8 @@ def interpolate(
 ) -> list[list[Picture]]:
     """`count` images from `first` to `last`, z turned by slerp, x_T as well or fixed (section 3.2)."""
     draw = _manipulator(sampler, seed, steps)
-    ends = [_latents(draw, sampler, image) for image in (first, last)]
-    return _pictures(draw.interpolate(*ends, count, noise=noise))
+    start, end = _latents(draw, sampler, first), _latents(draw, sampler, last)
+    return _pictures(draw.interpolate(start, end, count, noise=noise))
 
 
 def text_diff(
