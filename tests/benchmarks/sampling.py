@@ -25,6 +25,9 @@ from tests.benchmarks.equal_size import Size, diffusers_parts, diffusers_pipelin
 from tests.benchmarks.result import print_result
 
 AIM = {"vs_diffusers": 1.2, "train_vs_dalle2_pytorch": 1.5}
+HEADLINES = {"vs_diffusers": "whole_loop", "train_vs_dalle2_pytorch": "decoder"}
+"""Of each peer's comparisons the one that its ratio is: a prior has no resolution to be equal at."""
+
 PRIOR_STEPS, DECODER_STEPS, UPSAMPLER_STEPS = 10, 10, 4
 PRIOR_GUIDANCE, DECODER_GUIDANCE = 4.0, 8.0
 
@@ -162,10 +165,9 @@ def report(found: dict[str, Any], repeats: int) -> None:
         if isinstance(values, dict) and "ratio" in values
     }
     ratios = {name: round(values["ratio"], 3) for name, values in measured.items()}
-    for peer in found:
-        if own := [r for name, r in ratios.items() if name.startswith(peer)]:
-            # The whole loop holds the networks; of trainings the slower side counts.
-            ratios[peer] = ratios.get(f"{peer}_whole_loop", min(own))
+    for peer, headline in HEADLINES.items():
+        if f"{peer}_{headline}" in ratios:
+            ratios[peer] = ratios[f"{peer}_{headline}"]
     spreads = {name: values.pop("spread") for name, values in measured.items()}
     sides = {
         side: {
@@ -175,7 +177,7 @@ def report(found: dict[str, Any], repeats: int) -> None:
         for side in ("ours", "theirs")
     }
     facts = {
-        peer: {k: v for k, v in parts.items() if k not in ratios and "ratio" not in str(v)}
+        peer: {name: values for name, values in parts.items() if f"{peer}_{name}" not in measured}
         for peer, parts in found.items()
     }
     print_result(
