@@ -144,8 +144,8 @@ class ResBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B E"]
     ) -> Float[Tensor, "B out h w"]:
-        norm, activation, convolution = self.in_layers
-        h = activation(norm(x))
+        norm, _, convolution = self.in_layers
+        h = _fresh_silu(norm(x))
         if self.resample is not None:
             h, x = h if self.upsamples else self.resample(h), self.resample(x)
         h = convolution(h)
@@ -153,10 +153,15 @@ class ResBlock(nn.Module):
         if self.scale_shift_norm:
             scale, shift = shift.chunk(2, dim=1)
             h = torch.addcmul(shift, self.out_layers[0](h), 1 + scale)
-            h = self.out_layers[1:](h)
+            h = self.out_layers[2:](_fresh_silu(h))
         else:
             h = self.out_layers(h + shift)
         return self.skip_connection(x) + h
+
+
+def _fresh_silu(x: Tensor) -> Tensor:
+    """SiLU of what nobody else holds: in its place, where no gradient needs what was there."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class AttentionBlock(nn.Module):
