@@ -44,9 +44,12 @@ soak: $(STAMP) ## the whole fault and parity matrix; writes its dated table into
 bench: $(STAMP) ## every benchmark; the last line of each is one JSON object
 	@for f in $$(grep -l __main__ tests/benchmarks/*.py); do $(BIN)/python -m tests.benchmarks.$$(basename $$f .py) --json || exit 1; done
 
-lock: $(STAMP) ## resolve requirements.lock anew from pyproject.toml
+lock: $(STAMP) ## resolve requirements.lock and the locks of other environments anew
 	$(BIN)/uv pip compile pyproject.toml --extra demo --extra interop --extra dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements.lock
+	$(BIN)/uv pip compile infra/environments/gantman.in --override infra/environments/gantman.overrides \
+	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+	  --no-annotate --quiet --output-file infra/environments/gantman.lock
 
 clean: ## remove the demo's root
 	rm -rf $(ROOT)

@@ -23,7 +23,7 @@ def most_uncertain(scores: Float[np.ndarray, " n"], threshold: float) -> Int[np.
 def disagreement(columns: Sequence[Float[np.ndarray, " n"]]) -> Int[np.ndarray, " n"]:
     """Rows first that scorers place most differently among all rows (query by committee).
 
-    Each column is turned so that higher is worse.  Units differ between scorers, so ranks are compared, not
+    Expects columns turned so that higher is worse.  Units differ between scorers, so ranks are compared, not
     scores; rows that a scorer does not tell apart share their mean rank.  Raises ValueError for fewer than
     two columns.
     """

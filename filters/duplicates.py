@@ -6,6 +6,7 @@ recomputes no hash and no embedding.  Pairs of several finders, or of several cl
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt64
@@ -16,9 +17,9 @@ _BLOCK = 4096
 _THUMBNAIL = 16
 
 
-def exact_pairs(digests: Sequence[str]) -> Int[np.ndarray, "pairs 2"]:
+def exact_pairs(digests: Sequence[str] | np.ndarray) -> Int[np.ndarray, "pairs 2"]:
     """Pairs with equal content digest (sha256): each row with the first of its kind."""
-    _, first, inverse = np.unique(np.asarray(digests, dtype=str), return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(np.asarray(digests), return_index=True, return_inverse=True)
     rows = np.arange(len(digests))
     later = first[inverse] != rows
     return np.stack([first[inverse][later], rows[later]], axis=1).astype(np.int64)
@@ -38,7 +39,9 @@ def fingerprints(
     thumbnails = np.zeros((len(images), 3 * _THUMBNAIL**2), dtype=np.uint8)
     for i, image in enumerate(images):
         picture = Image.fromarray(image)
-        hashes[i] = _packed(imagehash.phash(picture).hash), _packed(imagehash.dhash(picture).hash)
+        # Both hashes look at grey; turned grey once, they are the same bits.
+        grey = picture.convert("L")
+        hashes[i] = _packed(imagehash.phash(grey).hash), _packed(imagehash.dhash(grey).hash)
         small = picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
         thumbnails[i] = np.asarray(small, dtype=np.uint8).ravel()
     return hashes, thumbnails
@@ -107,15 +110,19 @@ def duplicate_clusters(pairs: Int[np.ndarray, "pairs 2"], n: int) -> Int[np.ndar
     return first[inverse].astype(np.int64)
 
 
-def kept_copies(
-    clusters: Int[np.ndarray, " n"], areas: Int[np.ndarray, " n"], keys: Sequence[str]
-) -> Bool[np.ndarray, " n"]:
-    """True for the one row that each cluster keeps: the largest image, then the smallest key."""
-    order = np.lexsort((np.asarray(keys, dtype=str), -np.asarray(areas, dtype=np.int64), clusters))
-    ordered = clusters[order]
-    kept = np.zeros(len(clusters), dtype=bool)
-    kept[order[np.r_[True, ordered[1:] != ordered[:-1]][: len(order)]]] = True
-    return kept
+def copy_ranks(
+    clusters: Int[np.ndarray, " n"], areas: Int[np.ndarray, " n"], keys: Sequence[Any] | np.ndarray
+) -> Int[np.ndarray, " n"]:
+    """Place of each row in its cluster, 0 for the copy to keep: largest image first, then smallest key.
+
+    keys: anything that sorts as the keys do.
+    """
+    order = np.lexsort((np.asarray(keys), -np.asarray(areas, dtype=np.int64), clusters))
+    first = np.r_[True, np.diff(clusters[order]) != 0][: len(order)]
+    positions = np.arange(len(order))
+    ranks = np.zeros(len(order), np.int64)
+    ranks[order] = positions - np.maximum.accumulate(np.where(first, positions, 0))
+    return ranks
 
 
 def _packed(bits: Bool[np.ndarray, "8 8"]) -> np.uint64:

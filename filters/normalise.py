@@ -1,7 +1,9 @@
 """Undoes what hides a word from a text scorer: invisible characters, look-alikes, leetspeak, spaced letters.
 
-A text is read in several *views*, the raw one first, and a scorer takes the maximum over them: a view can
+A text is read in several *views*, as written first, and a scorer takes the maximum over them: a view can
 only add suspicion.  So it may be wrong about harmless text ("4ever" -> "aever") and costs nothing there.
+Spaced-out letters alone are joined in every view: a classifier of words takes any line of single letters for
+abuse, "B h u t a n" as much as an insult.
 """
 
 import functools
@@ -14,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 # Part of the identity of every text scorer: bump when any view of any text changes.
-NORMALISE_VERSION = 1
+NORMALISE_VERSION = 2
 
 # Letters of other scripts that are drawn like Latin ones, after NFKC and lower-casing.
 _LOOKALIKES = str.maketrans(
@@ -35,8 +37,8 @@ _LEET_L = str.maketrans({"1": "l", "!": "l", "|": "l"})
 # A closing "!" is punctuation, one inside a word is a letter.
 _LEET_WORD = re.compile(r"[\w@$€|](?:[\w@$€!|]*[\w@$€|])?")
 _ORDINARY_NUMBER = re.compile(r"\d+(?:st|nd|rd|th|s|k|d|x|px|cm|mm|km|m|kg|g|am|pm|ml|l)|[a-z]\d+|\d+[a-z]")
-# Three or more single letters with one separator between each two: "p o r n", "n.u.d.e", "s-e-x".
-_SPACED = re.compile(r"(?<!\w)[^\W\d_](?:[ ._*\-/+~][^\W\d_]){2,}(?!\w)")
+# Three or more single letters or digits with one separator between each two: "p o r n", "n.u.d.3", "s-e-x".
+_SPACED = re.compile(r"(?<!\w)[^\W_](?:[ ._*\-/+~][^\W_]){2,}(?!\w)")
 _SEPARATORS = re.compile(r"[ ._*\-/+~]")
 _REPEATED = re.compile(r"([^\W\d_])\1{2,}")
 
@@ -44,15 +46,15 @@ _REPEATED = re.compile(r"([^\W\d_])\1{2,}")
 # Scorers read a batch one after the other: the views that the first has made serve the others.
 @functools.lru_cache(maxsize=512)
 def views(text: str) -> tuple[str, ...]:
-    """Distinct readings of a text, the raw one first, at most eight."""
-    plain = _plain(text)
-    stretched = [plain]
-    if _REPEATED.search(plain):
-        # "boooobs" needs two letters of the run, "nuuude" one.
-        stretched = [_REPEATED.sub(r"\1\1", plain), _REPEATED.sub(r"\1", plain)]
-    readings = [text, plain]
-    for base, ambiguous in itertools.product(stretched, (_LEET_I, _LEET_L)):
-        readings.append(_join_spaced(_read_leet(base, ambiguous)))
+    """Distinct readings of a text, as written first (but for spaced-out letters), at most sixteen."""
+    readings = _join_spaced(text)
+    for plain in _join_spaced(_plain(text)):
+        stretched = [plain]
+        if _REPEATED.search(plain):
+            # "boooobs" needs two letters of the run, "nuuude" one.
+            stretched = [_REPEATED.sub(r"\1\1", plain), _REPEATED.sub(r"\1", plain)]
+        readings.append(plain)
+        readings += [_read_leet(*pair) for pair in itertools.product(stretched, (_LEET_I, _LEET_L))]
     # Case is nothing to any scorer: a view that differs in case alone would only cost time.
     distinct = {reading.lower(): reading for reading in reversed(readings)}
     return tuple(sorted(distinct.values(), key=readings.index))
@@ -97,11 +99,17 @@ def _read_leet(text: str, ambiguous: dict[int, str]) -> str:
     return _LEET_WORD.sub(letters, text)
 
 
-def _join_spaced(text: str) -> str:
-    """Joins spaced-out letters.  "a n u d e" reads "anude" and "nude": the first may be an article."""
+def _join_spaced(text: str) -> list[str]:
+    """The text with spaced-out letters joined: "a n u d e" as "anude" and "nude", for a may be a word."""
+    found = _SPACED.search(text)
+    return [_SPACED.sub(_joined, text), _SPACED.sub(_joined_behind_article, text)] if found else [text]
 
-    def joined(match: re.Match[str]) -> str:
-        word = _SEPARATORS.sub("", match.group())
-        return f"{word} {word[1:]}" if word[0] in "ai" else word
 
-    return _SPACED.sub(joined, text)
+def _joined(match: re.Match[str]) -> str:
+    word = _SEPARATORS.sub("", match.group())
+    return match.group() if word.isdigit() else word
+
+
+def _joined_behind_article(match: re.Match[str]) -> str:
+    word = _joined(match)
+    return word[1:] if word[0] in "aiAI" else word

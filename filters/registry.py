@@ -20,6 +20,7 @@ SCORERS: dict[str, str] = {
     "embedding_classifier": "filters.embedding_classifier:EmbeddingClassifier",
     "embedding_similarity": "filters.embedding_similarity:EmbeddingSimilarity",
     "explicit_image": "filters.explicit_image:ExplicitImage",
+    "gantman_image": "filters.gantman_image:GantManImage",
     "image_geometry": "filters.geometry:ImageGeometry",
     "lexicon_caption": "filters.lexicon_caption:LexiconCaption",
     "nudenet_image": "filters.nudenet_image:NudeNetImage",

@@ -7,7 +7,7 @@ the two densities.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,14 @@ from jaxtyping import Bool, Float, Int
 from filters.calibration import auc
 
 FOLDS = 5
+
+
+class Rows(Protocol):
+    """Embeddings by ascending row numbers: an array, or what reads them from disk."""
+
+    def __getitem__(self, rows: Int[np.ndarray, " chosen"], /) -> Float[np.ndarray, "chosen d"]: ...
+
+
 _BLOCK = 65_536
 """Rows classified at once."""
 
@@ -29,7 +37,7 @@ class DensityRatio(NamedTuple):
 
 
 def density_ratio(
-    embeddings: Float[np.ndarray, "n d"],
+    embeddings: Rows,
     kept: Bool[np.ndarray, " n"],
     *,
     regularisation: float = 1.0,
@@ -71,7 +79,7 @@ def effective_samples(weights: Float[np.ndarray, " n"]) -> float:
 
 
 def _logits(
-    embeddings: Float[np.ndarray, "n d"],
+    embeddings: Rows,
     fit: Int[np.ndarray, " f"],
     kept: Bool[np.ndarray, " n"],
     weigh: Int[np.ndarray, " w"],

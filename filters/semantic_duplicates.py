@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,10 @@ class Vectors:
     def width(self) -> int:
         return int(self.shards[0].shape[1]) if self.shards else 0
 
+    @cached_property
+    def _firsts(self) -> Int[np.ndarray, " shards"]:
+        return np.cumsum([0, *map(len, self.positions)])
+
     def blocks(self) -> Iterator[tuple[int, Float32[np.ndarray, "_block d"]]]:
         """(number of the first row, rows of unit norm), in order.
 
@@ -58,18 +63,41 @@ class Vectors:
         first = 0
         for shard, positions in zip(self.shards, self.positions, strict=True):
             for start in range(0, len(positions), BLOCK):
-                yield first + start, _unit(shard[positions[start : start + BLOCK]], first + start)
+                block = shard[positions[start : start + BLOCK]]
+                yield first + start, _unit(block, first + start + np.arange(len(block)))
             first += len(positions)
 
     def take(self, rows: Int[np.ndarray, " chosen"]) -> Float32[np.ndarray, "chosen d"]:
         """The given rows, which must ascend, of unit norm."""
-        firsts = np.cumsum([0, *map(len, self.positions)])
-        taken = [np.zeros((0, self.width), np.float32)]
+        return _unit(self[rows], rows)
+
+    def __getitem__(self, rows: Int[np.ndarray, " chosen"]) -> Float[np.ndarray, "chosen d"]:
+        """The given rows, which must ascend, as they are stored."""
+        firsts = self._firsts
         where = np.searchsorted(firsts, rows, side="right") - 1
-        for shard in np.unique(where).tolist():
-            positions = self.positions[shard][rows[where == shard] - firsts[shard]]
-            taken.append(_unit(self.shards[shard][positions], int(firsts[shard])))
-        return np.concatenate(taken)
+        taken = [
+            self.shards[shard][self.positions[shard][rows[where == shard] - firsts[shard]]]
+            for shard in np.unique(where).tolist()
+        ]
+        return np.concatenate(taken) if taken else np.zeros((0, self.width), np.float32)
+
+    def part(self, rows: Int[np.ndarray, " chosen"]) -> Part:
+        """The given rows, which must ascend, read when they are asked for."""
+        return Part(self, rows)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of `Vectors` of unit norm; a slice reads them."""
+
+    vectors: Vectors
+    rows: Int[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, piece: slice) -> Float32[np.ndarray, "_piece d"]:
+        return self.vectors.take(self.rows[piece])
 
 
 def clustered_pairs(
@@ -159,13 +187,14 @@ def _grouped(vectors: Vectors, order: Int[np.ndarray, " n"], path: Path) -> Floa
 
 
 def pairs_within(
-    rows: Float[np.ndarray, "m d"], min_cosine: float
+    rows: Float[np.ndarray, "m d"] | Part, min_cosine: float
 ) -> Iterator[tuple[Int[np.ndarray, "_pairs 2"], Float32[np.ndarray, " _pairs"]]]:
     """Pairs of positions among `rows` (unit norm), block against block."""
     for i in range(0, len(rows), BLOCK):
         left = np.asarray(rows[i : i + BLOCK], np.float32)
         for j in range(i, len(rows), BLOCK):
-            cosine = left @ np.asarray(rows[j : j + BLOCK], np.float32).T
+            right = left if i == j else np.asarray(rows[j : j + BLOCK], np.float32)
+            cosine = left @ right.T
             near = cosine > min_cosine
             if i == j:
                 near = np.triu(near, k=1)
@@ -174,10 +203,12 @@ def pairs_within(
                 yield np.stack([i + a, j + b], axis=1), cosine[a, b]
 
 
-def _unit(block: Float[np.ndarray, "_block d"], first: int) -> Float32[np.ndarray, "_block d"]:
+def _unit(
+    block: Float[np.ndarray, "_block d"], numbers: Int[np.ndarray, " _block"]
+) -> Float32[np.ndarray, "_block d"]:
     rows = np.asarray(block, np.float32)
     norms = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
     bad = ~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0))
     if bad.any():
-        raise ValueError(f"embedding of row {first + int(np.argmax(bad))} is zero or not finite")
+        raise ValueError(f"embedding of row {numbers[np.argmax(bad)]} is zero or not finite")
     return (rows / norms).astype(np.float32)

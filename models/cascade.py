@@ -15,18 +15,24 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from models.config import UnCLIPConfig
+from models.diffusion.analytic import NoisePowers
 from models.diffusion.guidance import Guided
 from models.diffusion.noise import SampleNoise
 from models.diffusion.process import Diffusion
-from models.diffusion.samplers import Callback, Denoiser
+from models.diffusion.samplers import Callback, Denoiser, Guide
 from models.inpainting import Known, KnownRegion
-from models.sampling import CascadeSampling, StageSampling, sample
+from models.prior import DiffusionPrior
+from models.sampling import CascadeSampling, StageSampling, check_upsamplers, sample
 from models.tiling import Tiled
 from models.upsampler import Upsampler
 
 Progress = Callable[[str, int, int, Tensor], None]
 """Called with (stage, steps done, steps in total, current estimate of x_0); stages: prior, decoder,
 upsampler0, ..."""
+
+PriorSampler = Callable[..., Tensor]
+"""Called with text, its mask and its embedding, and by name with `settings`, `noise` and `callback`; returns
+image embeddings, a row each.  Each prior has its own: `sample`."""
 
 PRIOR_STREAM, DECODER_STREAM, UPSAMPLER_STREAM = 0, 1, 2
 
@@ -35,8 +41,9 @@ PRIOR_STREAM, DECODER_STREAM, UPSAMPLER_STREAM = 0, 1, 2
 class Generated:
     """Every stage's output, samples of one prompt next to each other."""
 
-    image_embeddings: Float[Tensor, "n d"]
-    """Of the prior, of unit norm unless it is one of standardised embeddings."""
+    image_embeddings: Float[Tensor, "n d"] | None
+    """Of the prior, of unit norm unless it is one of standardised embeddings; None where there is no
+    prior."""
     images_m11: tuple[Float[Tensor, "n 3 _h _w"], ...]
     """Of the decoder and each upsampler, in [-1, 1]."""
 
@@ -53,19 +60,30 @@ class UnCLIP(nn.Module):
     def __init__(self, config: UnCLIPConfig) -> None:
         super().__init__()
         self.config = config
-        self.prior = config.prior.build()
+        self.prior = None if config.prior is None else config.prior.build()
         self.decoder = config.decoder.build()
         self.upsamplers = nn.ModuleList([c.build() for c in config.upsamplers])
-        self.prior_diffusion = config.prior_diffusion.build()
+        self.prior_diffusion = None if config.prior_diffusion is None else config.prior_diffusion.build()
+        self.prior_sampler = self._prior_sampler()
         self.decoder_diffusion = config.decoder_diffusion.build()
         self.upsampler_diffusions = [c.build() for c in config.upsampler_diffusions]
+
+    def _prior_sampler(self) -> PriorSampler | None:
+        """What either prior is called by; None where there is none."""
+        if not isinstance(self.prior, DiffusionPrior):
+            return None if self.prior is None else self.prior.sample
+        assert self.prior_diffusion is not None  # checked
+        self.noise_powers = NoisePowers(
+            self.prior_diffusion, self.config.prior_noise_powers, data_variance=self.prior.data_variance
+        )
+        return partial(self.prior.sample, diffusion=self.prior_diffusion, powers=self.noise_powers)
 
     @torch.no_grad()
     def generate(
         self,
         text_tokens: Int[Tensor, "prompts L"] | Float[Tensor, "prompts L c"],
         text_mask: Bool[Tensor, "prompts L"],
-        text_embedding: Float[Tensor, "prompts d"],
+        text_embedding: Float[Tensor, "prompts d"] | None = None,
         *,
         seed: int,
         samples: int = 1,
@@ -75,18 +93,20 @@ class UnCLIP(nn.Module):
     ) -> Generated:
         """`samples` images of each prompt, in the order of the prompts.
 
-        `text_embedding` is the encoder's, of unit norm.  Put the networks in `eval()` first: dropout is
-        theirs. Raises `ValueError` on shapes the networks do not take, on numbers that are not finite, and
-        when `sampling` has fewer upsampler settings than there are upsamplers.
+        `text_embedding` is the encoder's, of unit norm; a cascade without prior may do without.  Put the
+        networks in `eval()` first: dropout is theirs.  Raises `ValueError` on shapes the networks do not
+        take, on numbers that are not finite, and when `sampling` does not fit the upsamplers.
 
             >>> from models.tiny import QUICK, tiny_caption, tiny_model
             >>> drawn = tiny_model().generate(*tiny_caption(), seed=0, samples=2, sampling=QUICK)
             >>> [tuple(images.shape) for images in drawn.images_m11]
             [(2, 3, 16, 16), (2, 3, 32, 32)]
         """
-        inputs = (x.repeat_interleave(samples, dim=0) for x in (text_tokens, text_mask, text_embedding))
+        tokens, mask = (x.repeat_interleave(samples, dim=0) for x in (text_tokens, text_mask))
+        embedding = None if text_embedding is None else text_embedding.repeat_interleave(samples, dim=0)
         draw: dict[str, Any] = {"seed": seed, "first_index": first_index, "progress": progress}
-        return self._draw(*inputs, sampling=sampling or CascadeSampling(), known=None, **draw)
+        sampling = sampling or CascadeSampling()
+        return self._draw(tokens, mask, embedding, sampling=sampling, known=None, **draw)
 
     @torch.no_grad()
     def inpaint(
@@ -94,7 +114,7 @@ class UnCLIP(nn.Module):
         known: Known,
         text_tokens: Int[Tensor, "n L"] | Float[Tensor, "n L c"],
         text_mask: Bool[Tensor, "n L"],
-        text_embedding: Float[Tensor, "n d"],
+        text_embedding: Float[Tensor, "n d"] | None = None,
         *,
         seed: int,
         sampling: CascadeSampling | None = None,
@@ -132,18 +152,19 @@ class UnCLIP(nn.Module):
         self,
         tokens: Tensor,
         mask: Tensor,
-        embedding: Tensor,
+        embedding: Tensor | None,
         *,
         sampling: CascadeSampling,
         known: Known | None,
         **draw: Any,
     ) -> Generated:
-        if len(sampling.upsamplers) < len(self.upsamplers):
-            raise ValueError(
-                f"UnCLIP: {len(self.upsamplers)} upsamplers, settings for {len(sampling.upsamplers)}"
-            )
-        candidates = sampling.prior_candidates
-        z = self.sample_prior(tokens, mask, embedding, settings=sampling.prior, candidates=candidates, **draw)
+        check_upsamplers(sampling.upsamplers, self.config.upsamplers)
+        z = None
+        if self.prior is not None:
+            if embedding is None:
+                raise ValueError("UnCLIP: the prior reads a text embedding, got none")
+            how: dict[str, Any] = {"settings": sampling.prior, "candidates": sampling.prior_candidates}
+            z = self.sample_prior(tokens, mask, embedding, **how, **draw)
         pooled = None if self.config.decoder.text_pooled_dim is None else embedding
         size = self.config.decoder.image_size
         at = known and known.at((size, size))
@@ -152,7 +173,7 @@ class UnCLIP(nn.Module):
         for stage, config in enumerate(self.config.upsamplers):
             size *= config.scale
             at, settings = known and known.at((size, size)), sampling.upsamplers[stage]
-            images.append(self.upsample(images[-1], stage, settings=settings, known=at, **draw))
+            images.append(self.upsample(images[-1], stage, tokens, mask, settings=settings, known=at, **draw))
         return Generated(image_embeddings=z, images_m11=tuple(images))
 
     @torch.no_grad()
@@ -168,26 +189,18 @@ class UnCLIP(nn.Module):
         first_index: int = 0,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n d"]:
-        """Image embeddings of unit norm: of `candidates` draws the one of the largest dot product with the
-        text embedding (section 2.2).
-
-        The paper leaves the norm of a sample as it comes; here it is set to 1, the only one the decoder has
-        seen.  A prior of standardised embeddings (Karlo) sets none, and clamps x0 as its process says.
-        """
+        """Image embeddings: of `candidates` draws the one of the largest dot product with the text embedding
+        (section 2.2).  Their norm is what the prior's own `sample` says."""
+        if self.prior_sampler is None:
+            raise ValueError("UnCLIP.sample_prior: this cascade has no prior")
         _check_finite("text_embedding", text_embedding)
         inputs = (text_tokens, text_mask, text_embedding)
-        text, mask, embedding = (x.repeat_interleave(candidates, dim=0) for x in inputs)
-        conditions = {"text": text, "text_mask": mask, "text_embedding": embedding}
-        kept, dropped = (torch.full((len(text),), flag, device=text.device) for flag in (False, True))
-        conditional, null = {**conditions, "drop": kept}, {**conditions, "drop": dropped}
-        denoise = Guided(self.prior.denoise, conditional, null, settings.guidance)
-        noise = SampleNoise(seed, len(text), first=first_index * candidates, stream=PRIOR_STREAM)
-        clip = self.config.prior.normalisation == "standardised"
-        x_T, callback = noise.like(embedding), _named(progress, "prior")
-        scaled = sample(
-            settings, self.prior_diffusion, denoise, x_T, noise=noise, clip_x0=clip, callback=callback
+        conditions = [x.repeat_interleave(candidates, dim=0) for x in inputs]
+        count = len(text_embedding) * candidates
+        noise = SampleNoise(seed, count, first=first_index * candidates, stream=PRIOR_STREAM)
+        z = self.prior_sampler(
+            *conditions, settings=settings, noise=noise, callback=_named(progress, "prior")
         )
-        z = self.prior.to_embedding(scaled)
         by_sample = z.reshape(-1, candidates, z.shape[1])
         best = torch.einsum("ncd,nd->nc", by_sample, text_embedding).argmax(dim=1)
         return by_sample[torch.arange(len(best), device=best.device), best]
@@ -195,7 +208,7 @@ class UnCLIP(nn.Module):
     @torch.no_grad()
     def decode(
         self,
-        image_embedding: Float[Tensor, "n d"],
+        image_embedding: Float[Tensor, "n d"] | None,
         text_tokens: Int[Tensor, "n L"] | Float[Tensor, "n L c"],
         text_mask: Bool[Tensor, "n L"],
         *,
@@ -203,17 +216,22 @@ class UnCLIP(nn.Module):
         settings: StageSampling,
         text_pooled: Float[Tensor, "n p"] | None = None,
         x_T: Float[Tensor, "n 3 H W"] | None = None,
+        guide: Guide | None = None,
         known: Known | None = None,
         first_index: int = 0,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n 3 H W"]:
         """Images in [-1, 1] at the decoder's size.  Guided away from the branch without embedding and
         caption.  `x_T`: the noise to begin with, as from `models.manipulation.invert`; drawn if not given.
-        `known`: what of them stays as it is, at the decoder's size."""
-        _check_finite("image_embedding", image_embedding)
-        noise = SampleNoise(seed, len(image_embedding), first=first_index, stream=DECODER_STREAM)
+        `guide`: classifier guidance beside it, such as `models.noised_clip.clip_guide`.  `image_embedding` is
+        None for a decoder that reads none.  `known`: what of them stays as it is, at the decoder's size."""
+        dtype = torch.get_default_dtype()
+        if image_embedding is not None:
+            _check_finite("image_embedding", image_embedding)
+            dtype = image_embedding.dtype
+        noise = SampleNoise(seed, len(text_mask), first=first_index, stream=DECODER_STREAM)
         size = self.decoder.config.image_size
-        drawn = noise.draw((3, size, size), device=image_embedding.device, dtype=image_embedding.dtype)
+        drawn = noise.draw((3, size, size), device=text_mask.device, dtype=dtype)
         conditions = (image_embedding, text_tokens, text_mask)
         denoise = self.guided_decoder(*conditions, settings.guidance, text_pooled, known)
         return _sample_image(
@@ -223,12 +241,13 @@ class UnCLIP(nn.Module):
             drawn if x_T is None else x_T,
             known,
             noise=noise,
+            guide=guide,
             callback=_named(progress, "decoder"),
         )
 
     def guided_decoder(
         self,
-        image_embedding: Float[Tensor, "n d"],
+        image_embedding: Float[Tensor, "n d"] | None,
         text_tokens: Int[Tensor, "n L"] | Float[Tensor, "n L c"],
         text_mask: Bool[Tensor, "n L"],
         guidance: float,
@@ -236,7 +255,7 @@ class UnCLIP(nn.Module):
         known: Known | None = None,
     ) -> Guided:
         """The decoder with its conditions bound, as samplers take it."""
-        everything = torch.ones(len(image_embedding), dtype=torch.bool, device=image_embedding.device)
+        everything = torch.ones(len(text_mask), dtype=torch.bool, device=text_mask.device)
         condition = partial(
             self.decoder.condition, image_embedding, text_tokens, text_mask, text_pooled=text_pooled
         )
@@ -250,6 +269,8 @@ class UnCLIP(nn.Module):
         self,
         low_res: Float[Tensor, "n 3 h w"],
         stage: int,
+        text_tokens: Int[Tensor, "n L"] | Float[Tensor, "n L c"] | None = None,
+        text_mask: Bool[Tensor, "n L"] | None = None,
         *,
         seed: int,
         settings: StageSampling,
@@ -258,26 +279,58 @@ class UnCLIP(nn.Module):
         progress: Progress | None = None,
     ) -> Float[Tensor, "n 3 H W"]:
         """Images in [-1, 1] at `low_res`'s size times the scale of upsampler `stage`, which need not be
-        square.  `known`: what of them stays as it is, at their size."""
+        square.  An upsampler that reads no text ignores it.  `known`: what of them stays as it is, at their
+        size.
+
+        With noise conditioning `low_res` is noised to `settings.noise_level` first, by the stage's process.
+        """
         _check_finite("low_res", low_res)
-        upsampler = self.upsamplers[stage]
-        assert isinstance(upsampler, Upsampler)
-        config = upsampler.config
-        size = (low_res.shape[2] * config.scale, low_res.shape[3] * config.scale)
-        conditions = {"low_res": upsampler.resize(low_res, size), **_shown(known, config.inpainting)}
-        denoise: Denoiser = partial(upsampler.denoise, **conditions)
-        if settings.tile is not None:
-            denoise = Tiled(upsampler.denoise, conditions, tile=settings.tile, stride=config.unet.stride)
+        config, process = self.config.upsamplers[stage], self.upsampler_diffusions[stage]
+        check_upsamplers((settings,), (config,))
+        shape = (3, low_res.shape[2] * config.scale, low_res.shape[3] * config.scale)
         noise = SampleNoise(seed, len(low_res), first=first_index, stream=UPSAMPLER_STREAM + stage)
+        x_T = noise.draw(shape, device=low_res.device, dtype=low_res.dtype)
+        level = None
+        if config.noise_conditioning:
+            level = low_res.new_full((len(low_res),), settings.noise_level)
+            low_res = process.noise_to_level(low_res, level, noise.like(low_res))
         return _sample_image(
             settings,
-            self.upsampler_diffusions[stage],
-            denoise,
-            noise.draw((3, *size), device=low_res.device, dtype=low_res.dtype),
+            process,
+            self._guided_upsampler(stage, low_res, level, text_tokens, text_mask, settings, known),
+            x_T,
             known,
             noise=noise,
             callback=_named(progress, f"upsampler{stage}"),
         )
+
+    def _guided_upsampler(
+        self,
+        stage: int,
+        low_res: Tensor,
+        level: Tensor | None,
+        text: Tensor | None,
+        mask: Tensor | None,
+        settings: StageSampling,
+        known: Known | None,
+    ) -> Guided:
+        upsampler = self.upsamplers[stage]
+        assert isinstance(upsampler, Upsampler)
+        config = upsampler.config
+        if config.text is None:
+            text = mask = None
+        # Resized once, and before it is cut into tiles.
+        size = (low_res.shape[2] * config.scale, low_res.shape[3] * config.scale)
+        shown = {"low_res": upsampler.resize(low_res, size), **_shown(known, config.inpainting)}
+        conditional = {**shown, **upsampler.condition(level, text, mask)}
+        null = conditional
+        if settings.guidance != 1:
+            everything = torch.ones(len(low_res), dtype=torch.bool, device=low_res.device)
+            null = {**shown, **upsampler.condition(level, text, mask, everything)}
+        network: Callable[..., Tensor] = upsampler.denoise
+        if settings.tile is not None:
+            network = Tiled(upsampler.denoise, tile=settings.tile, stride=config.unet.stride)
+        return Guided(network, conditional, null, settings.guidance)
 
 
 def _sample_image(

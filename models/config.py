@@ -27,7 +27,9 @@ import typing
 from typing import TYPE_CHECKING, Any, Literal
 
 from models.config_base import Config, check_divides, check_fraction, check_positive
+from models.config_priors import ARPriorConfig, PriorConfig
 from models.config_text import TextFeaturesConfig, TextTransformerConfig
+from models.config_unet import UNetConfig
 
 if TYPE_CHECKING:
     # Modules, not names: the forward references below are absolute, which the run-time shape checks resolve.
@@ -37,8 +39,7 @@ if TYPE_CHECKING:
     import models.clip_heads
     import models.decoder
     import models.diffusion.process
-    import models.prior
-    import models.unet
+    import models.noised_clip
     import models.upsampler
 
 
@@ -55,7 +56,7 @@ class DiffusionConfig(Config):
     prediction: Literal["epsilon", "x0", "v"] = "epsilon"
     variance: Literal["learned_range", "fixed_small", "fixed_large"] = "learned_range"
     clip_range: float = 1.0
-    """Samplers that clamp x0 clamp it to plus and minus this.  Pixels: 1; Karlo's prior: 5."""
+    """Samplers that clamp x0 clamp it to plus and minus this.  Pixels: 1; Karlo's prior: 10."""
 
     def __post_init__(self) -> None:
         check_positive(self, "steps")
@@ -73,124 +74,6 @@ class DiffusionConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class UNetConfig(Config):
-    """ADM U-Net (Dhariwal & Nichol, 2105.05233).  Names as in Table 3 of unCLIP where it has one."""
-
-    image_size: int
-    """Side in pixels at which `attention_resolutions` hold; the network runs at any size its strides
-    divide."""
-    model_channels: int
-    channel_mult: tuple[int, ...]
-    num_res_blocks: int
-    in_channels: int = 3
-    out_channels: int = 6
-    attention_resolutions: tuple[int, ...] = ()
-    """Feature map sides in pixels, as the paper writes them (OpenAI's classes take downsampling factors)."""
-    num_head_channels: int = 64
-    middle_attention: bool = True
-    encoder_channels: int | None = None
-    """Width of a text sequence that every attention block also attends to; None: no such input."""
-    dropout: float = 0.0
-    use_scale_shift_norm: bool = True
-    resblock_updown: bool = True
-    norm_groups: int = 32
-    """Groups of every GroupNorm.  ADM: 32; fewer allow fewer channels."""
-    patch_size: int = 1
-    """Side of the pixel blocks folded into channels at the input and unfolded at the output (2301.11093,
-    section 2.3).  ADM: 1; 2 quarters the cost of the first level, where a CPU spends most of an upsampler's
-    time."""
-
-    def __post_init__(self) -> None:
-        check_positive(
-            self,
-            *("image_size", "model_channels", "num_res_blocks", "in_channels", "out_channels"),
-            *("num_head_channels", "norm_groups", "patch_size"),
-        )
-        check_fraction(self, "dropout")
-        if not self.channel_mult or min(self.channel_mult) < 1:
-            raise ValueError(f"UNetConfig.channel_mult: expected positive integers, got {self.channel_mult}")
-        check_divides(self, "image_size", self.image_size, "stride", self.stride)
-        for mult in self.channel_mult:
-            check_divides(
-                self,
-                "model_channels * channel_mult",
-                self.model_channels * mult,
-                "norm_groups",
-                self.norm_groups,
-            )
-        sides = self.level_sides
-        if unknown := sorted(set(self.attention_resolutions) - set(sides)):
-            raise ValueError(
-                f"UNetConfig.attention_resolutions: {unknown} are not among the feature map sides "
-                f"{list(sides)} of image_size {self.image_size}"
-            )
-        for side, mult in zip(sides, self.channel_mult, strict=True):
-            last = side == sides[-1]
-            if side in self.attention_resolutions or (last and self.middle_attention):
-                channels = self.model_channels * mult
-                check_divides(
-                    self, f"channels at {side} px", channels, "num_head_channels", self.num_head_channels
-                )
-
-    @property
-    def stride(self) -> int:
-        """What the sides of an input must be divisible by."""
-        return int(self.patch_size * 2 ** (len(self.channel_mult) - 1))
-
-    @property
-    def level_sides(self) -> tuple[int, ...]:
-        return tuple(
-            self.image_size // self.patch_size // 2**level for level in range(len(self.channel_mult))
-        )
-
-    def build(self) -> "models.unet.UNet":
-        from models.unet import UNet
-
-        return UNet(self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class PriorConfig(Config):
-    """Diffusion prior (2204.06125, section 2.2)."""
-
-    embedding_dim: int
-    context: int
-    width: int
-    layers: int
-    heads: int
-    vocab_size: int | None = None
-    """Token ids come in and are embedded here.  Exactly one of this and `text_features_dim` is given."""
-    text_features_dim: int | None = None
-    """Features of an outer text encoder come in instead, of this width."""
-    null_text: Literal["learned", "given"] = "learned"
-    """What stands for a dropped text; given: the encoding of the empty prompt (Karlo), for features alone."""
-    normalisation: Literal["unit_norm", "standardised"] = "unit_norm"
-    """How embeddings are brought to where the diffusion lives.  unit_norm: as in the paper, of norm 1 and
-    scaled.  standardised: as the encoder gives them, each dimension by a mean and a deviation that are kept
-    with the weights (Karlo)."""
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_positive(self, "embedding_dim", "context", "width", "layers", "heads")
-        check_divides(self, "width", self.width, "heads", self.heads)
-        check_divides(self, "width", self.width, "2 (sine and cosine)", 2)
-        check_fraction(self, "dropout")
-        if (self.vocab_size is None) == (self.text_features_dim is None):
-            raise ValueError(
-                f"PriorConfig: give exactly one of vocab_size (token ids come in) and text_features_dim "
-                f"(features come in), got {self.vocab_size} and {self.text_features_dim}"
-            )
-        check_positive(self, "vocab_size" if self.text_features_dim is None else "text_features_dim")
-        if self.null_text == "given" and self.text_features_dim is None:
-            raise ValueError("PriorConfig.null_text: 'given' is for features; with token ids it is learned")
-
-    def build(self) -> "models.prior.DiffusionPrior":
-        from models.prior import DiffusionPrior
-
-        return DiffusionPrior(self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderConfig(Config):
     """unCLIP decoder (2204.06125, section 2.1): a GLIDE U-Net that also sees the image embedding."""
 
@@ -198,7 +81,7 @@ class DecoderConfig(Config):
     """Width of the image embedding; None: there is none, the decoder draws from text alone (GLIDE)."""
     model_channels: int
     channel_mult: tuple[int, ...]
-    num_res_blocks: int
+    num_res_blocks: int | tuple[int, ...]
     attention_resolutions: tuple[int, ...]
     text_context: int
     text_width: int
@@ -290,13 +173,16 @@ class DecoderConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class UpsamplerConfig(Config):
-    """unCLIP upsampler (2204.06125, section 2.1): ADM without any attention, conditioned by concatenation."""
+    """unCLIP upsampler (2204.06125, section 2.1): ADM without any attention, conditioned by concatenation.
+
+    GLIDE's and Imagen's also read the text: `text` and where it is attended to.
+    """
 
     image_size: int
     low_res_size: int
     model_channels: int
     channel_mult: tuple[int, ...]
-    num_res_blocks: int
+    num_res_blocks: int | tuple[int, ...]
     dropout: float = 0.0
     learned_variance: bool = True
     use_scale_shift_norm: bool = True
@@ -313,6 +199,17 @@ class UpsamplerConfig(Config):
     patch_size: int = 1
     inpainting: bool = False
     """Four more input channels: the known pixels at `image_size` and where they are."""
+    text: TextTransformerConfig | TextFeaturesConfig | None = None
+    attention_resolutions: tuple[int, ...] = ()
+    """As in `UNetConfig`; unCLIP: none, which lets a network trained on crops run at any size."""
+    middle_attention: bool = False
+    self_attention: bool = True
+    num_head_channels: int = 64
+    efficient: bool = False
+    """Efficient U-Net (Imagen, 2205.11487, appendix B): its order of sides and blocks, scaled skip
+    connections, plain convolutions that change the side.  Usually with `num_res_blocks` by level."""
+    noise_conditioning: bool = False
+    """The low resolution input is noised to a level that the network is told (Imagen, section 2.4)."""
 
     def __post_init__(self) -> None:
         check_positive(self, "image_size", "low_res_size")
@@ -320,6 +217,12 @@ class UpsamplerConfig(Config):
         if self.residual and self.learned_variance:
             raise ValueError(
                 "UpsamplerConfig.residual: x0 prediction has a fixed variance; set learned_variance to false"
+            )
+        width = 4 * self.model_channels
+        if isinstance(self.text, TextFeaturesConfig) and self.text.time_width != width:
+            raise ValueError(
+                f"UpsamplerConfig.text.time_width: expected 4 * model_channels = {width}, got "
+                f"{self.text.time_width}"
             )
         _ = self.unet
 
@@ -336,11 +239,18 @@ class UpsamplerConfig(Config):
             num_res_blocks=self.num_res_blocks,
             in_channels=6 + (KNOWN_CHANNELS if self.inpainting else 0),
             out_channels=6 if self.learned_variance else 3,
-            middle_attention=False,
+            attention_resolutions=self.attention_resolutions,
+            num_head_channels=self.num_head_channels,
+            middle_attention=self.middle_attention,
+            encoder_channels=None if self.text is None else self.text.width,
+            self_attention=self.self_attention,
             use_scale_shift_norm=self.use_scale_shift_norm,
             dropout=self.dropout,
+            resblock_updown=not self.efficient,
             norm_groups=self.norm_groups,
             patch_size=self.patch_size,
+            efficient_order=self.efficient,
+            skip_scale=2**-0.5 if self.efficient else 1.0,
         )
 
     def build(self) -> "models.upsampler.Upsampler":
@@ -373,28 +283,46 @@ class ClipHeadsConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class NoisedClipConfig(Config):
+    """CLIP's image encoder on noised images (GLIDE, 2112.10741, section 2.4)."""
+
+    embedding_dim: int
+    """Of the frozen text and image embeddings that it learns to match."""
+    width: int
+    layers: int
+    heads: int
+    image_size: int = 64
+    patch_size: int = 4
+
+    def __post_init__(self) -> None:
+        check_positive(self, "embedding_dim", "width", "layers", "heads", "image_size", "patch_size")
+        check_divides(self, "width", self.width, "heads", self.heads)
+        check_divides(self, "width", self.width, "2 (sine and cosine)", 2)
+        check_divides(self, "image_size", self.image_size, "patch_size", self.patch_size)
+
+    def build(self) -> "models.noised_clip.NoisedClip":
+        from models.noised_clip import NoisedClip
+
+        return NoisedClip(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class UnCLIPConfig(Config):
     """The whole cascade: every network with its process."""
 
-    prior: PriorConfig
-    prior_diffusion: DiffusionConfig
+    prior: PriorConfig | ARPriorConfig | None
+    """None: the decoder draws from text alone (GLIDE, Imagen)."""
+    prior_diffusion: DiffusionConfig | None
+    """Of a diffusion prior alone."""
     decoder: DecoderConfig
     decoder_diffusion: DiffusionConfig
     upsamplers: tuple[UpsamplerConfig, ...] = ()
     upsampler_diffusions: tuple[DiffusionConfig, ...] = ()
+    prior_noise_powers: tuple[str, ...] = ()
+    """Respacings, as `spaced_steps` takes them, at which the prior can be sampled with analytic variance."""
 
     def __post_init__(self) -> None:
-        if self.prior.embedding_dim != self.decoder.embedding_dim:
-            raise ValueError(
-                f"UnCLIPConfig: the prior makes embeddings of {self.prior.embedding_dim} dimensions, the "
-                f"decoder expects {self.decoder.embedding_dim}"
-            )
-        texts = self.prior.text_features_dim, self.decoder.text_features_dim
-        if texts[0] != texts[1]:
-            raise ValueError(
-                f"UnCLIPConfig: prior and decoder see one text, but text_features_dim is {texts[0]} of the "
-                f"prior and {texts[1]} of the decoder (null: token ids)"
-            )
+        self._check_prior()
         if len(self.upsamplers) != len(self.upsampler_diffusions):
             raise ValueError(
                 f"UnCLIPConfig: {len(self.upsamplers)} upsamplers, but {len(self.upsampler_diffusions)} "
@@ -408,6 +336,31 @@ class UnCLIPConfig(Config):
                     f"makes {size} px"
                 )
             size = upsampler.image_size
+            if upsampler.text is not None and _source(upsampler.text) != _source(self.decoder.text):
+                raise ValueError(
+                    f"UnCLIPConfig.upsamplers[{i}]: all stages see one text, but the decoder takes "
+                    f"{_source(self.decoder.text)}, this one {_source(upsampler.text)}"
+                )
+
+    def _check_prior(self) -> None:
+        if isinstance(self.prior, PriorConfig) != (self.prior_diffusion is not None):
+            raise ValueError(
+                "UnCLIPConfig.prior_diffusion: a diffusion prior needs a process, and nothing else has one"
+            )
+        if self.prior_noise_powers and self.prior_diffusion is None:
+            raise ValueError("UnCLIPConfig.prior_noise_powers: there is no diffusion prior to have any")
+        made = None if self.prior is None else self.prior.embedding_dim
+        if made != self.decoder.embedding_dim:
+            raise ValueError(
+                f"UnCLIPConfig: the prior makes embeddings of {made or 'no'} dimensions, the decoder expects "
+                f"{self.decoder.embedding_dim or 'none'}"
+            )
+        if self.prior is not None and self.prior.text_features_dim != self.decoder.text_features_dim:
+            raise ValueError(
+                f"UnCLIPConfig: prior and decoder see one text, but text_features_dim is "
+                f"{self.prior.text_features_dim} of the prior and {self.decoder.text_features_dim} of the "
+                f"decoder (null: token ids)"
+            )
 
     def build(self) -> "models.cascade.UnCLIP":
         from models.cascade import UnCLIP
@@ -415,7 +368,22 @@ class UnCLIPConfig(Config):
         return UnCLIP(self)
 
 
-NetworkConfig = UNetConfig | PriorConfig | DecoderConfig | UpsamplerConfig | ClipHeadsConfig | UnCLIPConfig
+def _source(text: TextTransformerConfig | TextFeaturesConfig) -> str:
+    if isinstance(text, TextTransformerConfig):
+        return f"token ids of a vocabulary of {text.vocab_size}"
+    return f"features of width {text.features_dim}"
+
+
+NetworkConfig = (
+    UNetConfig
+    | PriorConfig
+    | ARPriorConfig
+    | DecoderConfig
+    | UpsamplerConfig
+    | ClipHeadsConfig
+    | NoisedClipConfig
+    | UnCLIPConfig
+)
 _NETWORKS: dict[str, type[NetworkConfig]] = {c.__name__: c for c in typing.get_args(NetworkConfig)}
 
 

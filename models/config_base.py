@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import types
 import typing
 from typing import Any, ClassVar, TypeVar
 
@@ -46,7 +47,21 @@ def _restore(hint: Any, value: Any) -> Any:
         return hint.from_dict(value)
     if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
         return tuple(_restore(typing.get_args(hint)[0], v) for v in value)
+    if typing.get_origin(hint) is types.UnionType:
+        return _restore(_member(typing.get_args(hint), value), value)
     return value
+
+
+def _member(hints: tuple[Any, ...], value: Any) -> Any:
+    """The member of a union that `value` is of: for a list the tuple, for a dict the configuration with the
+    fewest keys that it does not know."""
+    if isinstance(value, list | tuple):
+        return next((hint for hint in hints if typing.get_origin(hint) is tuple), None)
+    configs = [hint for hint in hints if isinstance(hint, type) and issubclass(hint, Config)]
+    if not configs or not isinstance(value, dict):
+        return None
+    known = {config: {f.name for f in dataclasses.fields(config)} for config in configs}  # type: ignore[arg-type]
+    return min(configs, key=lambda config: len(value.keys() - known[config]))
 
 
 def check_positive(config: Config, *names: str) -> None:

@@ -9,15 +9,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from models.config import DecoderConfig
-from models.config_text import TextFeaturesConfig
 from models.inpainting import append_known
-from models.text_features import Conditioning, TextFeatures
-from models.text_transformer import TextTransformer
+from models.text_conditioned import TextConditioned
+from models.text_features import Conditioning
 from models.unet import UNet
 
 
 @final
-class Decoder(nn.Module):
+class Decoder(TextConditioned):
     """GLIDE's text-conditional U-Net that also sees the image embedding, twice: added to the timestep
     embedding, and as extra context tokens after the text.
 
@@ -34,12 +33,7 @@ class Decoder(nn.Module):
         self.config = config
         width, embedding = config.text_width, 4 * config.model_channels
         self.unet = UNet(config.unet)
-        self.text: TextFeatures | TextTransformer
-        if isinstance(config.text, TextFeaturesConfig):
-            self.text = TextFeatures(config.text)
-        else:
-            self.text = TextTransformer(config.text)
-            self.text_to_time = nn.Linear(width, embedding)
+        self.add_text(config.text, embedding)
         if config.embedding_dim is not None:
             self.image_to_time = nn.Linear(config.embedding_dim, embedding)
             self.image_to_context = nn.Linear(config.embedding_dim, width * config.image_tokens)
@@ -80,8 +74,8 @@ class Decoder(nn.Module):
         `image_embedding` and `text_pooled` are None exactly where the configuration has no width for them.
         Raises `ValueError` on a condition that is missing, unexpected or of another width.
         """
-        self._check(image_embedding, text, text_pooled)
-        encoded = self._encode_text(text, text_mask, drop_text, text_pooled)
+        self._check(image_embedding)
+        encoded = self.encode_text(text, text_mask, drop_text, text_pooled)
         if image_embedding is None:
             return encoded
         image = image_embedding * self.embedding_scale
@@ -116,17 +110,7 @@ class Decoder(nn.Module):
         x = append_known(x_t, known, self.config.inpainting)
         return self.unet(x, t, time_shift=time_shift, context=context, context_mask=context_mask)
 
-    def _encode_text(
-        self, text: Tensor, mask: Tensor, drop: Tensor | None, pooled: Tensor | None
-    ) -> Conditioning:
-        if isinstance(self.text, TextFeatures):
-            return self.text(text, mask, pooled, drop)
-        encoded = self.text(text, mask if drop is None else mask & ~drop[:, None])
-        return Conditioning(
-            time_shift=self.text_to_time(encoded[:, -1]), context=encoded.transpose(1, 2).contiguous()
-        )
-
-    def _check(self, image_embedding: Tensor | None, text: Tensor, pooled: Tensor | None) -> None:
+    def _check(self, image_embedding: Tensor | None) -> None:
         c = self.config
         width = None if image_embedding is None else image_embedding.shape[1]
         if width != c.embedding_dim:
@@ -136,15 +120,6 @@ class Decoder(nn.Module):
                 else f"image embeddings of width {c.embedding_dim}"
             )
             raise ValueError(f"Decoder: expected {wants}, got {'none' if width is None else width}")
-        if text.is_floating_point() == (c.text_features_dim is None):
-            wants = (
-                "token ids [B, L]"
-                if c.text_features_dim is None
-                else f"features [B, L, {c.text_features_dim}]"
-            )
-            raise ValueError(f"Decoder: expected {wants}, got {text.dtype} of shape {tuple(text.shape)}")
-        if pooled is not None and c.text_pooled_dim is None:
-            raise ValueError(f"Decoder: expected no pooled text vector, got one of width {pooled.shape[1]}")
 
 
 def draw_drops(

@@ -190,9 +190,9 @@ class AttentionBlock(nn.Module):
     ) -> Float[Tensor, "B C H W"]:
         """`context_mask`: True where the context may be attended to; None: everywhere."""
         flat, mask = self.norm(x).flatten(2).transpose(1, 2), None
-        q, k, v = self._split_heads(self.qkv(flat), 3)
+        q, k, v = _split_heads(self.qkv(flat), self.heads, 3)
         if self.encoder_kv is not None and context is not None:
-            context_k, context_v = self._split_heads(self.encoder_kv(context.transpose(1, 2)), 2)
+            context_k, context_v = _split_heads(self.encoder_kv(context.transpose(1, 2)), self.heads, 2)
             k, v = torch.cat([context_k, k], dim=2), torch.cat([context_v, v], dim=2)
             if context_mask is not None:
                 mask = F.pad(context_mask, (0, flat.shape[1]), value=True)[:, None, None]
@@ -200,13 +200,47 @@ class AttentionBlock(nn.Module):
         out = self.proj_out(attended.transpose(1, 2).flatten(2))
         return x + out.transpose(1, 2).reshape(x.shape)
 
-    def _split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """[B, L, heads * parts * c] -> `parts` of [B, heads, L, c], views.
 
-        Their last dimension is contiguous, as the fused kernels need it; without that torch falls back to one
-        that holds the whole attention matrix, 2.5 to 4 times slower on a CPU at 64 to 1,024 positions.
-        """
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2).chunk(parts, dim=3)
+class CrossAttentionBlock(nn.Module):
+    """Attention of a feature map's positions to the context alone, without self-attention: what Imagen's
+    largest network can afford (2205.11487, section 2.5)."""
+
+    def __init__(self, channels: int, *, head_channels: int, norm_groups: int, encoder_channels: int) -> None:
+        super().__init__()
+        self.heads = channels // head_channels
+        self.norm = GroupNorm32(norm_groups, channels)
+        self.q = Pointwise(channels, channels)
+        self.encoder_kv = Pointwise(encoder_channels, 2 * channels)
+        self.proj_out = zero_init(Pointwise(channels, channels))
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        context: Float[Tensor, "B width L"],
+        context_mask: Bool[Tensor, "B L"] | None = None,
+    ) -> Float[Tensor, "B C H W"]:
+        """`context_mask`: True where the context may be attended to; a sample without any such place is left
+        as it is."""
+        flat = self.norm(x).flatten(2).transpose(1, 2)
+        (q,) = _split_heads(self.q(flat), self.heads, 1)
+        k, v = _split_heads(self.encoder_kv(context.transpose(1, 2)), self.heads, 2)
+        if context_mask is None:
+            context_mask = torch.ones_like(context[:, 0], dtype=torch.bool)
+        any_text = context_mask.any(dim=1)[:, None, None]
+        # A softmax over nothing would be NaN: attend everywhere, then take nothing of it.
+        mask = (context_mask[:, None] | ~any_text)[:, None]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = self.proj_out(attended.transpose(1, 2).flatten(2)) * any_text
+        return x + out.transpose(1, 2).reshape(x.shape)
+
+
+def _split_heads(x: Tensor, count: int, parts: int) -> tuple[Tensor, ...]:
+    """[B, L, heads * parts * c] -> `parts` of [B, heads, L, c], views.
+
+    Their last dimension is contiguous, as the fused kernels need it; without that torch falls back to one
+    that holds the whole attention matrix, 2.5 to 4 times slower on a CPU at 64 to 1,024 positions.
+    """
+    return x.unflatten(2, (count, -1)).transpose(1, 2).chunk(parts, dim=3)
 
 
 class TimestepSequential(nn.Sequential):
@@ -222,7 +256,7 @@ class TimestepSequential(nn.Sequential):
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, embedding)
-            elif isinstance(layer, AttentionBlock):
+            elif isinstance(layer, AttentionBlock | CrossAttentionBlock):
                 x = layer(x, context, context_mask)
             else:
                 x = layer(x)

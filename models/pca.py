@@ -62,15 +62,42 @@ class Pca(nn.Module):
         pca.total_variance.copy_(eigenvalues.sum())
         return pca
 
+    def first(self, components: int) -> "Pca":
+        """The same basis cut down to its first components."""
+        self._check(components)
+        pca = Pca(len(self.mean), components)
+        for name in ("mean", "total_variance"):
+            getattr(pca, name).copy_(getattr(self, name))
+        for name in ("components", "variance"):
+            getattr(pca, name).copy_(getattr(self, name)[:components])
+        return pca
+
+    def components_for(self, share: float) -> int:
+        """The fewest leading components that hold `share` of the whole variance.
+
+        unCLIP's embeddings needed 319 of 1,024 for 99 %.  Raises `ValueError` where all of these hold less.
+        """
+        explained = self.variance.double().cumsum(0) / self.total_variance.double()
+        # The sums are of rounded numbers: all components hold the whole but for the last digits.
+        enough = (explained >= share - 1e-6).nonzero()
+        if not 0 < share <= 1 or len(enough) == 0:
+            raise ValueError(
+                f"Pca.components_for: expected a share in (0, 1] that {len(explained)} components hold, got "
+                f"{share}; they hold {float(explained[-1]):.4f}"
+            )
+        return int(enough[0]) + 1
+
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Coordinates along the components, of the mean 0."""
-        return (x - self.mean) @ self.components.T
+        """Coordinates along the components, of the mean 0, in the precision of `x`."""
+        return (x - self.mean.to(x.dtype)) @ self.components.to(x.dtype).T
 
     def inverse(self, coordinates: Float[Tensor, "n kept"]) -> Float[Tensor, "n d"]:
-        """The embeddings of coordinates along the first `kept` components, the others at their mean."""
+        """The embeddings of coordinates along the first `kept` components, the others at their mean, in the
+        precision of the coordinates."""
         kept = coordinates.shape[1]
         self._check(kept)
-        return self.mean + coordinates @ self.components[:kept]
+        dtype = coordinates.dtype
+        return self.mean.to(dtype) + coordinates @ self.components[:kept].to(dtype)
 
     def truncate(self, x: Float[Tensor, "n d"], kept: int) -> Float[Tensor, "n d"]:
         """`x` as its first `kept` components tell it.  Its norm shrinks with what is left out."""

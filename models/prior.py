@@ -13,7 +13,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from models.config import PriorConfig
+from models.diffusion.analytic import NoisePowers
+from models.diffusion.guidance import Guided
+from models.diffusion.noise import SampleNoise
+from models.diffusion.process import Diffusion
+from models.diffusion.samplers import Callback
 from models.layers import timestep_embedding
+from models.sampling import StageSampling, sample
 from models.text_features import NullText, pad_to_context
 from models.text_transformer import fit_to_context
 from models.transformer import Transformer
@@ -100,6 +106,12 @@ class DiffusionPrior(nn.Module):
             raise ValueError("set_null: this network learned its null; configure null_text='given'")
         self.given_null.set(features, mask, text_embedding)
 
+    @property
+    def data_variance(self) -> float:
+        """Mean square of what is diffused, per dimension; an upper bound of its variance."""
+        unit_norm = self.config.normalisation == "unit_norm"
+        return self.scale**2 / self.config.embedding_dim if unit_norm else 1.0
+
     def forward(
         self,
         x_t: Float[Tensor, "B d"],
@@ -138,6 +150,39 @@ class DiffusionPrior(nn.Module):
     ) -> Float[Tensor, "B d"]:
         """`forward` with its conditions by name, for `Guided` and `functools.partial`."""
         return self(x_t, t, **conditions)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        text: Int[Tensor, "B L"] | Float[Tensor, "B L c"],
+        text_mask: Bool[Tensor, "B L"],
+        text_embedding: Float[Tensor, "B d"],
+        *,
+        diffusion: Diffusion,
+        powers: NoisePowers,
+        settings: StageSampling,
+        noise: SampleNoise,
+        callback: Callback | None = None,
+    ) -> Float[Tensor, "B d"]:
+        """Image embeddings of unit norm.
+
+        The paper leaves the norm of a sample as it comes; here it is set to 1, the only one the decoder has
+        seen.  A prior of standardised embeddings (Karlo) sets none, and clamps x0 as its process says.
+        """
+        conditions = {"text": text, "text_mask": text_mask, "text_embedding": text_embedding}
+        kept = torch.zeros(len(text), dtype=torch.bool, device=text.device)
+        conditional, null = {**conditions, "drop": kept}, {**conditions, "drop": ~kept}
+        scaled = sample(
+            settings,
+            diffusion,
+            Guided(self.denoise, conditional, null, settings.guidance),
+            noise.like(text_embedding),
+            noise=noise,
+            clip_x0=self.config.normalisation == "standardised",
+            callback=callback,
+            powers=powers,
+        )
+        return self.to_embedding(scaled)
 
     def _encode_text(self, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Text at the width and context of the transformer, and where it is valid."""

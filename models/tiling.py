@@ -3,7 +3,7 @@
 B batch, H W sides of the picture, px.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import final
 
 import torch
@@ -22,20 +22,19 @@ def check_tile(tile: int, stride: int) -> None:
 
 @final
 class Tiled:
-    """A denoiser that runs a network over tiles and blends what it says of them, at every step of a sampler.
+    """A network run over tiles, what it says of them blended, at every step of a sampler.
 
     The sampler goes on seeing the whole picture and drawing its noise at once, so tiles do not drift apart:
     where they overlap, both say nearly the same and a linear ramp leads from one to the other.  Without
     attention a tile differs from the whole in two ways: near its edges, where the network sees zeros instead
     of neighbours (the ramp gives them little weight), and in the statistics of its group norms.
 
-    One tile's activations are held at a time.  Conditions have the picture's size.
+    One tile's activations are held at a time.
     """
 
     def __init__(
         self,
         network: Callable[..., Tensor],
-        conditions: Mapping[str, Float[Tensor, "B _channels H W"]],
         *,
         tile: int,
         stride: int,
@@ -46,19 +45,21 @@ class Tiled:
         Raises `ValueError` as `check_tile` does.
         """
         check_tile(tile, stride)
-        self.network, self.conditions = network, dict(conditions)
-        self.tile, self.stride = tile, stride
+        self.network, self.tile, self.stride = network, tile, stride
         self.overlap = tile // 4 // stride * stride
 
     def __call__(
-        self, x_t: Float[Tensor, "B channels H W"], t: Int[Tensor, " B"], /
+        self, x_t: Float[Tensor, "B channels H W"], t: Int[Tensor, " B"], /, **conditions: Tensor
     ) -> Float[Tensor, "B out_channels H W"]:
+        """Conditions of the picture's size are cut as it is, others go to every tile."""
         height, width = x_t.shape[2:]
+        pictures = {name for name, value in conditions.items() if value.shape[2:] == x_t.shape[2:]}
         total, weights = x_t.new_zeros(()), x_t.new_zeros(height, width)
         for top in self.starts(height):
             for left in self.starts(width):
                 window = (..., slice(top, top + self.tile), slice(left, left + self.tile))
-                output = self.network(x_t[window], t, **{k: v[window] for k, v in self.conditions.items()})
+                cut = {k: v[window] if k in pictures else v for k, v in conditions.items()}
+                output = self.network(x_t[window], t, **cut)
                 if total.ndim == 0:
                     total = output.new_zeros(*output.shape[:2], height, width)
                 ramp = torch.outer(self._ramp(output.shape[2]), self._ramp(output.shape[3])).to(output)

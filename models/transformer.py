@@ -3,9 +3,33 @@
 B batch, L sequence length, W width.
 """
 
+from collections.abc import Sequence
+from typing import final
+
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+
+@final
+class LayerCache:
+    """Keys and values of one layer at the positions so far, which causal decoding need not compute again."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.length = capacity, 0
+
+    def extend(
+        self, keys: Float[Tensor, "B heads n c"], values: Float[Tensor, "B heads n c"]
+    ) -> tuple[Float[Tensor, "B heads m c"], Float[Tensor, "B heads m c"]]:
+        """Take in the next n positions; returns those of all m so far."""
+        if self.length == 0:
+            shape = (*keys.shape[:2], self.capacity, keys.shape[3])
+            self._keys, self._values = keys.new_empty(shape), values.new_empty(shape)
+        stop = self.length + keys.shape[2]
+        self._keys[:, :, self.length : stop] = keys
+        self._values[:, :, self.length : stop] = values
+        self.length = stop
+        return self._keys[:, :, :stop], self._values[:, :, :stop]
 
 
 class SelfAttention(nn.Module):
@@ -19,10 +43,15 @@ class SelfAttention(nn.Module):
         self.c_proj = nn.Linear(width, width)
 
     def forward(
-        self, x: Float[Tensor, "B L W"], mask: Bool[Tensor, "#B 1 L L"] | None
+        self,
+        x: Float[Tensor, "B L W"],
+        mask: Bool[Tensor, "#B 1 L L"] | None,
+        cache: LayerCache | None = None,
     ) -> Float[Tensor, "B L W"]:
         b, length, width = x.shape
         q, k, v = self.c_qkv(x).reshape(b, length, self.heads, -1).transpose(1, 2).chunk(3, dim=-1)
+        if cache is not None:
+            k, v = cache.extend(k, v)
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.c_proj(attended.transpose(1, 2).reshape(b, length, width))
@@ -48,9 +77,12 @@ class TransformerBlock(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "B L W"], mask: Bool[Tensor, "#B 1 L L"] | None
+        self,
+        x: Float[Tensor, "B L W"],
+        mask: Bool[Tensor, "#B 1 L L"] | None,
+        cache: LayerCache | None = None,
     ) -> Float[Tensor, "B L W"]:
-        x = x + self.drop(self.attn(self.ln_1(x), mask))
+        x = x + self.drop(self.attn(self.ln_1(x), mask, cache))
         return x + self.drop(self.mlp(self.ln_2(x)))
 
 
@@ -71,9 +103,16 @@ class Transformer(nn.Module):
                 nn.init.zeros_(linear.bias)
 
     def forward(
-        self, x: Float[Tensor, "B L W"], mask: Bool[Tensor, "#B 1 L L"] | None = None
+        self,
+        x: Float[Tensor, "B L W"],
+        mask: Bool[Tensor, "#B 1 L L"] | None = None,
+        caches: Sequence[LayerCache] | None = None,
     ) -> Float[Tensor, "B L W"]:
-        """`mask`: True where a query (row) may attend to a key (column); None: everywhere."""
-        for block in self.resblocks:
-            x = block(x, mask)
+        """`mask`: True where a query (row) may attend to a key (column); None: everywhere.
+
+        With `caches`, one a layer, `x` goes on where the last call ended, and attends to all that came
+        before; the mask is for the new positions among themselves, so give one only in the first call.
+        """
+        for i, block in enumerate(self.resblocks):
+            x = block(x, mask, caches[i] if caches is not None else None)
         return x

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.config import UNetConfig
 from models.layers import (
     AttentionBlock,
+    CrossAttentionBlock,
     Downsample,
     GroupNorm32,
     ResBlock,
@@ -82,7 +83,7 @@ class UNet(nn.Module):
         skips = []
         for block in self.input_blocks:
             h = block(h, embedding, context, context_mask)
-            skips.append(h)
+            skips.append(h if self.config.skip_scale == 1 else h * self.config.skip_scale)
         h = self.middle_block(h, embedding, context, context_mask)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), embedding, context, context_mask)
@@ -95,35 +96,40 @@ class UNet(nn.Module):
     def _add_input_blocks(self, channels: int) -> list[int]:
         """Appends the way down; returns the channels of every skip connection, in order."""
         c, skips = self.config, [channels]
-        for level, (side, mult) in enumerate(zip(c.level_sides, c.channel_mult, strict=True)):
-            for _ in range(c.num_res_blocks):
+        for level, (side, mult, blocks) in enumerate(self._levels):
+            if level > 0 or c.efficient_order:
+                down = Downsample(channels, learned=not c.resblock_updown)
+                self.input_blocks.append(TimestepSequential(self._resampler(channels, down)))
+                skips.append(channels)
+            for _ in range(blocks):
                 layers: list[nn.Module] = [self._res_block(channels, c.model_channels * mult)]
                 channels = c.model_channels * mult
                 if side in c.attention_resolutions:
                     layers.append(self._attention(channels))
                 self.input_blocks.append(TimestepSequential(*layers))
                 skips.append(channels)
-            if level < len(c.channel_mult) - 1:
-                down = Downsample(channels, learned=not c.resblock_updown)
-                self.input_blocks.append(TimestepSequential(self._resampler(channels, down)))
-                skips.append(channels)
         return skips
 
     def _add_output_blocks(self, skips: list[int]) -> None:
+        """Appends the way up.  In the efficient order no block is left at the stem's side for its skip."""
         c, skips = self.config, list(skips)
         channels = skips[-1]
-        for level in reversed(range(len(c.channel_mult))):
-            for i in range(c.num_res_blocks + 1):
-                out = c.model_channels * c.channel_mult[level]
-                layers: list[nn.Module] = [self._res_block(channels + skips.pop(), out)]
-                channels = out
-                if c.level_sides[level] in c.attention_resolutions:
+        for level, (side, mult, blocks) in reversed(list(enumerate(self._levels))):
+            for i in range(blocks + 1):
+                layers: list[nn.Module] = [self._res_block(channels + skips.pop(), c.model_channels * mult)]
+                channels = c.model_channels * mult
+                if side in c.attention_resolutions:
                     layers.append(self._attention(channels))
-                if level > 0 and i == c.num_res_blocks:
-                    layers.append(
-                        self._resampler(channels, Upsample(channels, learned=not c.resblock_updown))
-                    )
+                if i == blocks and (level > 0 or c.efficient_order):
+                    up = Upsample(channels, learned=not c.resblock_updown)
+                    layers.append(self._resampler(channels, up))
                 self.output_blocks.append(TimestepSequential(*layers))
+
+    @property
+    def _levels(self) -> list[tuple[int, int, int]]:
+        """(side, channel multiple, residual blocks) of each."""
+        c = self.config
+        return list(zip(c.level_sides, c.channel_mult, c.level_blocks, strict=True))
 
     def _res_block(self, channels: int, out_channels: int, resample: nn.Module | None = None) -> ResBlock:
         return ResBlock(
@@ -139,13 +145,13 @@ class UNet(nn.Module):
     def _resampler(self, channels: int, resample: Upsample | Downsample) -> nn.Module:
         return self._res_block(channels, channels, resample) if self.config.resblock_updown else resample
 
-    def _attention(self, channels: int) -> AttentionBlock:
-        return AttentionBlock(
-            channels,
-            head_channels=self.config.num_head_channels,
-            norm_groups=self.config.norm_groups,
-            encoder_channels=self.config.encoder_channels,
-        )
+    def _attention(self, channels: int) -> AttentionBlock | CrossAttentionBlock:
+        c = self.config
+        sizes = {"head_channels": c.num_head_channels, "norm_groups": c.norm_groups}
+        if c.self_attention:
+            return AttentionBlock(channels, **sizes, encoder_channels=c.encoder_channels)
+        assert c.encoder_channels is not None  # validated
+        return CrossAttentionBlock(channels, **sizes, encoder_channels=c.encoder_channels)
 
     def _check(self, x_t: Tensor, context: Tensor | None) -> None:
         c = self.config

@@ -1,10 +1,13 @@
 """Weights in and out: trained stages into one cascade, and a cascade into one folder.
 
-A stage's artifact holds `config.json` (`network`, `diffusion`) and `ema.safetensors`.  A cascade's folder::
+A stage's artifact holds `config.json` (`network`, `diffusion`) and `ema.safetensors`, a diffusion prior's
+also `noise_powers.safetensors` where analytic variances were estimated.  A cascade's folder::
 
     cascade.json            networks, processes, sampling, encoder identity, sha256 of every other file here
     prior.safetensors       decoder.safetensors  upsampler_256.safetensors  ...
+    noise_powers.safetensors                                         where the prior has any
     heads/                  the encoder's heads, where it has any, as `train_clip` writes them
+    text_encoder/ tokenizer/        of encoder `clip_text`, as transformers saves them
 
 Nothing is pickled.  `cascade.json` names the digest of each file, so its own digest identifies the model.
 """
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.digests import sha256_of_file
 from models.config import (
+    ARPriorConfig,
     DecoderConfig,
     DiffusionConfig,
     NetworkConfig,
@@ -29,6 +33,7 @@ from models.config import (
     from_tagged,
 )
 from models.sampling import CascadeSampling
+from pipelines.interop.files import copy_text_encoder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,6 +44,7 @@ SCHEMA_VERSION = 1
 CASCADE_FILE = "cascade.json"
 STAGE_CONFIG = "config.json"
 STAGE_WEIGHTS = "ema.safetensors"
+NOISE_POWERS = "noise_powers.safetensors"
 HEADS_FOLDER = "heads"
 HEADS_FILES = ("heads.safetensors", "config.json")
 
@@ -52,10 +58,26 @@ class Stage:
     """A trained network on disk: its configuration, its process, and its averaged (EMA) weights."""
 
     config: NetworkConfig
-    diffusion: DiffusionConfig
+    diffusion: DiffusionConfig | None
+    """None for an autoregressive prior."""
     weights: Path
     training: Mapping[str, Any]
     """The rest of `config.json`: what the training step says of its objective."""
+
+    @property
+    def process(self) -> DiffusionConfig:
+        """Of a stage that must have one; raises `CascadeError` where it has none."""
+        if self.diffusion is None:
+            raise CascadeError(
+                f"{self.weights.parent}: {type(self.config).__name__} has no diffusion process"
+            )
+        return self.diffusion
+
+    @property
+    def noise_powers(self) -> Path | None:
+        """Where they lie, if any were estimated."""
+        path = self.weights.with_name(NOISE_POWERS)
+        return path if path.is_file() else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +95,8 @@ class LoadedCascade:
 
     @property
     def context(self) -> int:
-        """Tokens a prompt may have: the smaller of the two contexts it goes into."""
-        config = self.model.config
-        return min(config.prior.context, config.decoder.text_context)
+        """Tokens a prompt may have."""
+        return context_of(self.model.config)
 
     @property
     def vocab_size(self) -> int:
@@ -97,21 +118,25 @@ def open_stage(path: Path) -> Stage:
         raise CascadeError(f"{path} holds no trained stage: {STAGE_WEIGHTS} is missing")
     return Stage(
         config=from_tagged(values["network"]),
-        diffusion=DiffusionConfig.from_dict(values["diffusion"]),
+        diffusion=values["diffusion"] and DiffusionConfig.from_dict(values["diffusion"]),
         weights=weights,
         training={key: value for key, value in values.items() if key not in ("network", "diffusion")},
     )
 
 
-def compose(prior: Stage, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIP:
-    """The cascade of these stages with their EMA weights, in evaluation mode.
+def compose(prior: Stage | None, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIP:
+    """The cascade of these stages with their EMA weights, in evaluation mode; without `prior` one whose
+    decoder draws from text alone.
 
     Raises `CascadeError` where a stage is of the wrong class or the stages do not fit together.
     """
     config = _cascade_config(prior, decoder, upsamplers)
     model = config.build()
-    for name, stage in zip(_stage_names(config), (prior, decoder, *upsamplers), strict=True):
+    stages = [*([] if prior is None else [prior]), decoder, *upsamplers]
+    for name, stage in zip(_stage_names(config), stages, strict=True):
         _load(model.get_submodule(name), stage.weights)
+    if prior is not None and prior.noise_powers is not None:
+        _load(model.noise_powers, prior.noise_powers)
     return model.eval().requires_grad_(False)
 
 
@@ -123,13 +148,17 @@ def write_cascade(
     encoder: str,
     encoder_identity: Mapping[str, Any],
     heads: Path | None,
+    text_encoder: Path | None = None,
 ) -> str:
-    """Write the cascade's folder (weights first, `cascade.json` last) and return the model's digest."""
+    """Write the cascade's folder (weights first, `cascade.json` last) and return the model's digest.
+
+    text_encoder: a folder whose `text_encoder/` and `tokenizer/` go into the model's.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for name in _stage_names(model.config):
+    for name in _saved_names(model.config):
         files.append(_weights_file(model.config, name))
         state = {key: value.contiguous() for key, value in model.get_submodule(name).state_dict().items()}
         save_file(state, folder / files[-1])
@@ -138,6 +167,8 @@ def write_cascade(
         for source in HEADS_FILES:
             files.append(f"{HEADS_FOLDER}/{source}")
             shutil.copyfile(heads / source, folder / files[-1])
+    if text_encoder is not None:
+        files += copy_text_encoder(text_encoder, folder)
     description = {
         "schema_version": SCHEMA_VERSION,
         "cascade": model.config.to_dict(),
@@ -167,7 +198,7 @@ def read_cascade(folder: Path) -> LoadedCascade:
             raise CascadeError(f"{folder / name} is damaged: sha256 {got[:12]}…, expected {expected[:12]}…")
     config = UnCLIPConfig.from_dict(description["cascade"])
     model = config.build()
-    for name in _stage_names(config):
+    for name in _saved_names(config):
         _load(model.get_submodule(name), folder / _weights_file(config, name))
     heads = folder / HEADS_FOLDER
     return LoadedCascade(
@@ -180,46 +211,77 @@ def read_cascade(folder: Path) -> LoadedCascade:
     )
 
 
-def _cascade_config(prior: Stage, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIPConfig:
-    expected = [(prior, PriorConfig), (decoder, DecoderConfig), *((u, UpsamplerConfig) for u in upsamplers)]
+def _cascade_config(prior: Stage | None, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIPConfig:
+    expected: list[tuple[Stage, tuple[type, ...]]] = [
+        *([] if prior is None else [(prior, (PriorConfig, ARPriorConfig))]),
+        (decoder, (DecoderConfig,)),
+        *((upsampler, (UpsamplerConfig,)) for upsampler in upsamplers),
+    ]
     for stage, wanted in expected:
         if not isinstance(stage.config, wanted):
             raise CascadeError(
-                f"{stage.weights.parent}: expected a network of {wanted.__name__}, got "
-                f"{type(stage.config).__name__}; is it wired to the right step?"
+                f"{stage.weights.parent}: expected a network of {' or '.join(c.__name__ for c in wanted)}, "
+                f"got {type(stage.config).__name__}; is it wired to the right step?"
             )
-    assert isinstance(prior.config, PriorConfig)
     assert isinstance(decoder.config, DecoderConfig)
     try:
         return UnCLIPConfig(
-            prior=prior.config,
-            prior_diffusion=prior.diffusion,
+            prior=_prior_config(prior),
+            prior_diffusion=None if prior is None else prior.diffusion,
             decoder=decoder.config,
-            decoder_diffusion=decoder.diffusion,
+            decoder_diffusion=decoder.process,
             upsamplers=tuple(u.config for u in upsamplers if isinstance(u.config, UpsamplerConfig)),
-            upsampler_diffusions=tuple(u.diffusion for u in upsamplers),
+            upsampler_diffusions=tuple(u.process for u in upsamplers),
+            prior_noise_powers=() if prior is None else respacings(prior.noise_powers),
         )
     except ValueError as error:
         raise CascadeError(f"the stages do not make a cascade: {error}") from None
 
 
+def _prior_config(prior: Stage | None) -> PriorConfig | ARPriorConfig | None:
+    return prior.config if prior and isinstance(prior.config, PriorConfig | ARPriorConfig) else None
+
+
+def context_of(config: UnCLIPConfig) -> int:
+    """Tokens a prompt may have: the smallest of the contexts it goes into."""
+    texts = [u.text.context for u in config.upsamplers if u.text is not None]
+    prior = [] if config.prior is None else [config.prior.text_context]
+    return min([config.decoder.text_context, *prior, *texts])
+
+
 def vocab_size_of(config: UnCLIPConfig) -> int:
     """The tokenizer's vocabulary.  Raises `CascadeError` where prior and decoder were trained with two, or
     see no tokens at all."""
-    prior, decoder = config.prior.vocab_size, config.decoder.vocab_size
+    decoder = config.decoder.vocab_size
     if decoder is None:
         raise CascadeError("the decoder takes the features of an outer text encoder, not token ids")
-    if prior != decoder:
+    if config.prior is not None and config.prior.vocab_size != decoder:
         raise CascadeError(
-            f"the prior was trained on a vocabulary of {prior} tokens, the decoder on one of {decoder}; "
-            f"give both the same vocab_size"
+            f"the prior was trained on a vocabulary of {config.prior.vocab_size} tokens, the decoder on one "
+            f"of {decoder}; give both the same vocab_size"
         )
     return decoder
 
 
+def respacings(noise_powers: Path | None) -> tuple[str, ...]:
+    """The respacings that a file of noise powers holds; none where there is no file."""
+    from safetensors import safe_open
+
+    if noise_powers is None:
+        return ()
+    with safe_open(noise_powers, framework="pt") as tensors:
+        return tuple(sorted(tensors.keys()))
+
+
+def _saved_names(config: UnCLIPConfig) -> list[str]:
+    """Names of the submodules that have a file of their own."""
+    return _stage_names(config) + (["noise_powers"] if config.prior_noise_powers else [])
+
+
 def _stage_names(config: UnCLIPConfig) -> list[str]:
-    """Names of the submodules, in the order of the cascade."""
-    return ["prior", "decoder", *(f"upsamplers.{i}" for i in range(len(config.upsamplers)))]
+    """Names of the networks, in the order of the cascade."""
+    prior = [] if config.prior is None else ["prior"]
+    return [*prior, "decoder", *(f"upsamplers.{i}" for i in range(len(config.upsamplers)))]
 
 
 def _weights_file(config: UnCLIPConfig, name: str) -> str:

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Float32, Int, Int8
 from pydantic import Field, field_validator
 
-from filters.duplicates import (
-    duplicate_clusters,
-    exact_pairs,
-    kept_copies,
-    perceptual_pairs,
-)
+from filters.duplicates import copy_ranks, duplicate_clusters, exact_pairs, perceptual_pairs
 from filters.semantic_duplicates import Vectors, merged, pairs_within
 from infra.shards import write_parquet
 from infra.store import Rows
 from pipelines.aligned import read_embeddings, read_metadata, shard_names
-from pipelines.concepts import compile_ignored, concept_of
+from pipelines.concepts import compile_ignored
+from pipelines.fingerprints import COLUMNS, Fingerprints, same_concept
 from pipelines.pair_cache import semantic_pairs
 from pipelines.step import Context, Resources, Step, StepConfig, input_of
 
 METHODS = ("exact", "perceptual", "same_caption", "semantic")
-_COLUMNS = ["key", "caption", "status", "sha256", "width", "height", "phash", "dhash", "thumbnail"]
 Pairs = Int[np.ndarray, "pairs 2"]
 
 
@@ -90,7 +85,7 @@ class Deduplicate(Step[DeduplicateConfig, Resources]):
     cluster: key of the cluster's first sample.  rank: 0 for the copy to keep, then the next best; a judge
     that drops the best copy for another reason keeps the next.  method: what first tied the sample to
     another. concept: key of the first sample of the same concept, clusters included; the unit of a split.
-    Reads all metadata at once: some 1 KB of memory a sample.
+    In memory: some 300 bytes a sample and the pairs; thumbnails and embeddings stay on disk.
     """
 
     kind = "deduplicate"
@@ -100,17 +95,18 @@ class Deduplicate(Step[DeduplicateConfig, Resources]):
 
     def run(self, context: Context[DeduplicateConfig, Resources]) -> dict[str, Any]:
         annotation, config = context.inputs["annotation"], context.config
-        shards = shard_names(annotation)
-        tables = [read_metadata(annotation, shard, _COLUMNS) for shard in shards]
-        samples = pa.concat_tables(tables)
-        context.progress.start(len(samples), unit="samples")
-        intact = np.flatnonzero(np.array(samples["status"]) == "success")
+        shards, work = shard_names(annotation), context.draft.work
+        samples = Fingerprints.read(
+            (read_metadata(annotation, shard, COLUMNS) for shard in shards), work, config.ignored_in_captions
+        )
+        context.progress.start(len(samples.keys), unit="samples")
+        borders = np.cumsum(samples.lengths)[:-1]
         vectors = Vectors.of(
             [read_embeddings(annotation, "img", shard) for shard in shards],
-            [np.array(table["status"]) == "success" for table in tables],
+            np.split(samples.intact, borders),
         )
         found = find_pairs(
-            samples.take(intact),
+            samples,
             vectors,
             config,
             lambda limit, seed: semantic_pairs(
@@ -119,122 +115,110 @@ class Deduplicate(Step[DeduplicateConfig, Resources]):
                 stored_from=min(limit.stored_from, limit.min_cosine),
                 clusters=limit.clusters,
                 seed=seed,
-                work=context.draft.work,
+                work=work,
             ),
         )
-        # Rows that could not be decoded are compared with nothing.
-        pairs = {method: intact[rows] for method, rows in found.items()}
-        table = clusters_table(samples, pairs, config)
-        start = 0
-        for shard, part in zip(shards, tables, strict=True):
+        clusters = Clusters.of(samples, found)
+        for shard, rows in zip(shards, np.split(np.arange(len(samples.keys)), borders), strict=True):
             temporary = context.draft.temporary(f"{shard}.parquet")
-            write_parquet(temporary, table.slice(start, len(part)))
-            account = Rows(total=len(part), kept=len(part))
+            write_parquet(temporary, clusters.table(rows))
+            account = Rows(total=len(rows), kept=len(rows))
             context.draft.commit_shard(shard, {f"{shard}.parquet": temporary}, account)
-            context.progress.advance(len(part))
-            start += len(part)
-        return _summary(table)
+            context.progress.advance(len(rows))
+        return clusters.summary()
 
 
 def find_pairs(
-    samples: pa.Table, vectors: Vectors, config: DeduplicateConfig, clustering: Clustering
+    samples: Fingerprints, vectors: Vectors, config: DeduplicateConfig, clustering: Clustering
 ) -> dict[str, Pairs]:
     """Pairs of row numbers by method, in the order of METHODS; a method switched off is absent.
 
-    `clustering` finds the semantic pairs of one seed, with their cosines.
+    `vectors` are those of the intact samples; others are compared with nothing.  `clustering` finds the
+    semantic pairs of one seed, with their cosines.
     """
     pairs: dict[str, Pairs] = {}
-    if not len(samples):
+    intact = np.flatnonzero(samples.intact)
+    if not len(intact):
         return pairs
     if config.exact:
-        pairs["exact"] = exact_pairs(samples["sha256"].to_pylist())
-    if config.perceptual:
-        hashes = np.stack([samples["phash"].to_numpy(), samples["dhash"].to_numpy()], axis=1)
-        thumbnails = np.stack([np.frombuffer(t, np.uint8) for t in samples["thumbnail"].to_pylist()])
-        limits = config.perceptual
-        pairs["perceptual"] = perceptual_pairs(hashes, thumbnails, limits.max_bits, limits.max_difference)
+        pairs["exact"] = intact[exact_pairs(samples.sha256)]
+    if limits := config.perceptual:
+        near = perceptual_pairs(samples.hashes, samples.thumbnails, limits.max_bits, limits.max_difference)
+        pairs["perceptual"] = intact[near]
     if config.same_caption:
-        concepts = _concepts(samples, config)
-        pairs["same_caption"] = _similar_within(concepts, vectors, config.same_caption.min_cosine)
-    if config.semantic:
-        limit = config.semantic
-        parts = [clustering(limit, seed) for seed in limit.seeds]
-        rows, cosines = merged(parts)
-        pairs["semantic"] = rows[cosines > limit.min_cosine]
+        groups = same_concept(samples.concepts[intact])
+        pairs["same_caption"] = intact[_similar_within(groups, vectors, config.same_caption.min_cosine)]
+    if limit := config.semantic:
+        rows, cosines = merged([clustering(limit, seed) for seed in limit.seeds])
+        pairs["semantic"] = intact[rows[cosines > limit.min_cosine]]
     return pairs
 
 
-def clusters_table(samples: pa.Table, pairs: dict[str, Pairs], config: DeduplicateConfig) -> pa.Table:
-    """The step's columns for all samples, in their order."""
-    count, keys = len(samples), np.array(samples["key"].to_pylist(), dtype=str)
-    every = np.concatenate([np.zeros((0, 2), np.int64), *pairs.values()])
-    clusters = duplicate_clusters(every, count)
-    areas = samples["width"].to_numpy().astype(np.int64) * samples["height"].to_numpy()
-    methods = np.full(count, "", dtype=object)
-    for method in reversed(METHODS):
-        methods[np.unique(pairs.get(method, np.zeros((0, 2), np.int64)))] = method
-    same_words = list(_adjacent(_groups(_concepts(samples, config))))
-    concepts = duplicate_clusters(np.concatenate([every, np.array(same_words).reshape(-1, 2)]), count)
-    return pa.table(
-        {
-            "key": keys,
-            "cluster": keys[clusters],
-            "rank": pa.array(_ranks(clusters, areas, keys), pa.int32()),
-            "kept_copy": kept_copies(clusters, areas, keys.tolist()),
-            "method": pa.array(methods, pa.string()),
-            "concept": keys[concepts],
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clusters:
+    """Of each sample: first row of its cluster, rank there, what tied it, and first row of its concept."""
+
+    keys: pa.Array
+    cluster: Int[np.ndarray, " n"]
+    rank: Int[np.ndarray, " n"]
+    method: Int8[np.ndarray, " n"]
+    """Position in METHODS; -1 for none."""
+    concept: Int[np.ndarray, " n"]
+
+    @staticmethod
+    def of(samples: Fingerprints, pairs: dict[str, Pairs]) -> Clusters:
+        """The clusters that `pairs` of all finders connect."""
+        count = len(samples.keys)
+        every = np.concatenate([np.zeros((0, 2), np.int64), *pairs.values()])
+        cluster = duplicate_clusters(every, count)
+        method = np.full(count, -1, np.int8)
+        for code, name in reversed(list(enumerate(METHODS))):
+            method[pairs.get(name, np.zeros((0, 2), np.int64))] = code
+        same_words = [np.stack([rows[:-1], rows[1:]], axis=1) for rows in same_concept(samples.concepts)]
+        return Clusters(
+            keys=samples.keys,
+            cluster=cluster,
+            rank=copy_ranks(cluster, samples.areas, samples.key_places()),
+            method=method,
+            concept=duplicate_clusters(np.concatenate([every, *same_words]), count),
+        )
+
+    def table(self, rows: Int[np.ndarray, " rows"]) -> pa.Table:
+        """The step's columns of some samples."""
+
+        def keys(of: Int[np.ndarray, " rows"]) -> pa.Array:
+            return self.keys.take(pa.array(of)).cast(pa.string())
+
+        return pa.table(
+            {
+                "key": keys(rows),
+                "cluster": keys(self.cluster[rows]),
+                "rank": pa.array(self.rank[rows], pa.int32()),
+                "kept_copy": self.rank[rows] == 0,
+                "method": pa.array(["", *METHODS]).take(pa.array(self.method[rows] + 1)),
+                "concept": keys(self.concept[rows]),
+            }
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Counts of the whole."""
+        sizes = np.bincount(self.cluster)
+        copies = self.rank > 0
+        return {
+            "samples": len(self.keys),
+            "clusters": int((sizes > 0).sum()),
+            "concepts": len(np.unique(self.concept)),
+            "largest_cluster": int(sizes.max(initial=0)),
+            "duplicates": int(copies.sum()),
+            **{
+                f"duplicates_{name}": int((copies & (self.method == code)).sum())
+                for code, name in enumerate(METHODS)
+            },
         }
-    )
 
 
-def _concepts(samples: pa.Table, config: DeduplicateConfig) -> list[str]:
-    ignored = compile_ignored(config.ignored_in_captions)
-    return [concept_of(caption, ignored) for caption in samples["caption"].to_pylist()]
-
-
-def _groups(concepts: Sequence[str]) -> Iterator[list[int]]:
-    """Rows of each concept that more than one row has; rows without a word have no concept."""
-    rows: dict[str, list[int]] = {}
-    for row, concept in enumerate(concepts):
-        if concept:
-            rows.setdefault(concept, []).append(row)
-    yield from (group for group in rows.values() if len(group) > 1)
-
-
-def _adjacent(groups: Iterator[list[int]]) -> Iterator[tuple[int, int]]:
-    for group in groups:
-        yield from itertools.pairwise(group)
-
-
-def _similar_within(concepts: Sequence[str], vectors: Vectors, min_cosine: float) -> Pairs:
+def _similar_within(groups: Sequence[Int[np.ndarray, " rows"]], vectors: Vectors, min_cosine: float) -> Pairs:
     found = [np.zeros((0, 2), np.int64)]
-    for group in _groups(concepts):
-        rows = np.array(group)
-        found += [rows[pairs] for pairs, _ in pairs_within(vectors.take(rows), min_cosine)]
+    for rows in groups:
+        found += [rows[pairs] for pairs, _ in pairs_within(vectors.part(rows), min_cosine)]
     return np.concatenate(found)
-
-
-def _ranks(
-    clusters: Int[np.ndarray, " n"], areas: Int[np.ndarray, " n"], keys: np.ndarray
-) -> Int[np.ndarray, " n"]:
-    """Place of each row in its cluster: largest image first, then smallest key, as `kept_copies`."""
-    order = np.lexsort((keys, -areas, clusters))
-    first: Bool[np.ndarray, " n"] = np.r_[True, np.diff(clusters[order]) != 0][: len(order)]
-    positions = np.arange(len(order))
-    ranks = np.zeros(len(order), np.int64)
-    ranks[order] = positions - np.maximum.accumulate(np.where(first, positions, 0))
-    return ranks
-
-
-def _summary(table: pa.Table) -> dict[str, Any]:
-    sizes = np.unique(np.array(table["cluster"]), return_counts=True)[1]
-    copies = np.array(table["rank"]) > 0
-    methods = np.array(table["method"])
-    return {
-        "samples": len(table),
-        "clusters": len(sizes),
-        "concepts": len(set(table["concept"].to_pylist())),
-        "largest_cluster": int(sizes.max(initial=0)),
-        "duplicates": int(copies.sum()),
-        **{f"duplicates_{method}": int((copies & (methods == method)).sum()) for method in METHODS},
-    }

@@ -22,6 +22,8 @@ from models.config import UnCLIPConfig
 from models.sampling import CascadeSampling
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipelines.cascade_io import LoadedCascade
     from pipelines.encoders.base import Encoder
 
@@ -51,8 +53,9 @@ class Sampler:
     ) -> Sampler:
         """Read a model folder and the encoder it was trained with.
 
-        guidance: of the decoder, instead of the model's own.  steps: of prior and decoder, likewise.  tile:
-        side in pixels of the tiles that upsamplers with larger pictures run over.
+        guidance: of the decoder, instead of the model's own.  steps: of prior and decoder, likewise; a prior
+        whose analytic variance was not estimated for them samples with the process's own.  tile: side in
+        pixels of the tiles that upsamplers run over.
         Raises `CascadeError` where the folder is no model or the installed encoder is another one,
         `GenerateError` for settings that cannot be sampled with.
         """
@@ -66,6 +69,7 @@ class Sampler:
         encoder = load_encoder(
             cascade.encoder,
             heads=cascade.heads,
+            folder=model_dir,
             threads=threads,
             precision=cascade.encoder_identity.get("precision", "fp32"),
         )
@@ -80,7 +84,7 @@ class Sampler:
                 f"installed: {', '.join(different)} differ"
             )
         try:
-            sampling = _override(cascade.sampling, guidance=guidance, steps=steps, tile=tile)
+            sampling = _override(cascade, guidance=guidance, steps=steps, tile=tile)
             _check_tile(cascade.model.config, tile)
         except ValueError as error:
             raise GenerateError(str(error)) from error
@@ -88,12 +92,10 @@ class Sampler:
 
     def check(self, prompt: str) -> None:
         """Raises `GenerateError` on an empty prompt, or one longer than the model's context."""
-        from pipelines.train.tokens import tokenize_prompts
-
         if not prompt.strip():
             raise GenerateError("the prompt is empty; describe the picture")
         try:
-            tokenize_prompts([prompt], self.cascade.context, self.cascade.vocab_size)
+            self._text(prompt)
         except ValueError as error:
             raise GenerateError(str(error)) from error
 
@@ -105,16 +107,24 @@ class Sampler:
         import torch
 
         from pipelines.pictures import to_u8
-        from pipelines.train.tokens import tokenize_prompts
 
         self.check(prompt)
-        tokens, mask = tokenize_prompts([prompt], self.cascade.context, self.cascade.vocab_size)
+        tokens, mask = self._text(prompt)
         text = torch.from_numpy(self.encoder.encode_texts([prompt]))
         generated = self.cascade.model.generate(
             tokens, mask, text, seed=seed, samples=count, sampling=self.sampling, first_index=first
         )
         stages = [to_u8(images.numpy()) for images in generated.images_m11]
         return [[stage[i] for stage in stages] for i in range(count)]
+
+    def _text(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """Token ids, or the features of the encoder that the networks see, and their mask."""
+        from pipelines.encoders.clip_text import ClipText
+        from pipelines.train.tokens import tokenize_prompts
+
+        if isinstance(self.encoder, ClipText):
+            return self.encoder.features([prompt])
+        return tokenize_prompts([prompt], self.cascade.context, self.cascade.vocab_size)
 
     def png(self, picture: Picture, prompt: str, seed: int, index: int) -> bytes:
         """PNG bytes that say what made them: prompt, seed, index and model digest as text chunks."""
@@ -193,13 +203,16 @@ def write_pictures(
 
 
 def _override(
-    sampling: CascadeSampling, *, guidance: float | None, steps: int | None, tile: int | None
+    cascade: LoadedCascade, *, guidance: float | None, steps: int | None, tile: int | None
 ) -> CascadeSampling:
+    sampling = cascade.sampling
     prior, decoder = sampling.prior, sampling.decoder
     if guidance is not None:
         decoder = dataclasses.replace(decoder, guidance=guidance)
     if steps is not None:
-        prior, decoder = dataclasses.replace(prior, steps=steps), dataclasses.replace(decoder, steps=steps)
+        estimated = str(steps) in cascade.model.config.prior_noise_powers
+        prior = dataclasses.replace(prior, steps=steps, variance=prior.variance if estimated else "model")
+        decoder = dataclasses.replace(decoder, steps=steps)
     upsamplers = sampling.upsamplers
     if tile is not None:
         upsamplers = tuple(dataclasses.replace(stage, tile=tile) for stage in upsamplers)

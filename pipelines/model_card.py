@@ -18,6 +18,8 @@ HEADLINES = {
         "cosine_text_embedding",
         "cosine_mean_image_embedding",
         "cosine_ridge",
+        "bits_trained",
+        "bits_marginal",
     ),
     "decoder": ("loss_trained", "loss_untrained", "loss_constant"),
     "upsampler": ("psnr_db", "psnr_db_bicubic", "psnr_db_gain"),
@@ -33,8 +35,8 @@ def model_card(
     evaluation = json.loads((inputs["evaluation"].path / "evaluation.json").read_bytes())
     parts = [
         "# unCLIP cascade",
-        "A caption goes through a diffusion prior to an image embedding, and from there through a decoder "
-        "and upsamplers to an image (unCLIP, arXiv 2204.06125).",
+        f"A caption goes through {_kind(model)} prior to an image embedding, and from there through a "
+        "decoder and upsamplers to an image (unCLIP, arXiv 2204.06125).",
         f"Model digest: `{digest}`",
         "## Networks",
         _networks(model),
@@ -56,16 +58,21 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def _kind(model: UnCLIP) -> str:
+    return "an autoregressive" if model.config.prior_diffusion is None else "a diffusion"
+
+
 def _networks(model: UnCLIP) -> str:
     config = model.config
     rows = [
-        ("prior", model.prior, f"{config.prior.embedding_dim}-d embedding"),
         ("decoder", model.decoder, f"{config.decoder.image_size} px"),
         *(
             (f"upsampler {i}", network, f"{c.low_res_size} to {c.image_size} px")
             for i, (network, c) in enumerate(zip(model.upsamplers, config.upsamplers, strict=True))
         ),
     ]
+    if model.prior is not None:
+        rows.insert(0, ("prior", model.prior, f"{model.prior.config.embedding_dim}-d embedding"))
     lines = [f"| {name} | {parameter_count(network):,} | {makes} |" for name, network, makes in rows]
     return "\n".join(["| network | parameters | makes |", "|---|---|---|", *lines])
 

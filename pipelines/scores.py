@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
+from filters.choose import declared_specs
 from filters.registry import nearest
+from filters.scorer import Direction, ScoreSpec
+from filters.weights import WeightsError
 from infra.forget import ForgetList
 from infra.store import Artifact, StoreError
 from pipelines.aligned import read_embeddings, read_metadata, shard_names
+from pipelines.annotate.config import AnnotateConfig
 from pipelines.forget.rows import forgotten_keys
 
 SUCCESS = "success"
@@ -87,6 +92,29 @@ def read_scores(annotation: Artifact, scores: Sequence[str], extra: Sequence[str
         shards=tuple(shard_names(annotation)),
         rows=tuple(positions),
     )
+
+
+def worse_end(annotation: Artifact, score: str) -> Direction | None:
+    """Which end of a stored score its scorer declares worse; None for one that no scorer of ours made.
+
+    Scores that depend on a scorer's options are asked of the scorer as it was configured.  Raises ValueError
+    where that one cannot be loaded any more.
+    """
+    names = annotation.config.get("scorers", ())
+    for specs in itertools.chain(map(declared_specs, names), _configured_specs(annotation, names)):
+        for spec in specs:
+            if spec.name == score:
+                return spec.worse
+    return None
+
+
+def _configured_specs(annotation: Artifact, names: Sequence[str]) -> Iterator[tuple[ScoreSpec, ...]]:
+    for name in names:
+        if not declared_specs(name):
+            try:
+                yield AnnotateConfig.model_validate(annotation.config).load_scorer(name).specs
+            except (OSError, WeightsError) as error:
+                raise ValueError(f"scorer {name!r} cannot be loaded: {error}") from error
 
 
 def _require(metadata: pa.Table, scores: Sequence[str]) -> None:

@@ -8,7 +8,9 @@ disagree.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +29,16 @@ def positive(row: int) -> bool:
     return row % 3 == 0
 
 
-def scored_annotation(root: Path, corpus: Artifact, seed: int = 0) -> Artifact:
-    address = hashlib.sha256(f"scored{corpus.content}{seed}".encode()).hexdigest()
+def scored_annotation(
+    root: Path,
+    corpus: Artifact,
+    seed: int = 0,
+    *,
+    renamed: Mapping[str, str] = MappingProxyType({}),
+    scorers: Sequence[str] = (),
+) -> Artifact:
+    """`renamed`: other names of the two scores; `scorers`: who is said to have made them."""
+    address = hashlib.sha256(f"scored{corpus.content}{seed}{dict(renamed)}".encode()).hexdigest()
     if found := Store(root).find("annotation", address):
         return found
     draft = Store(root).draft("annotation", address)
@@ -51,11 +61,12 @@ def scored_annotation(root: Path, corpus: Artifact, seed: int = 0) -> Artifact:
         name = metadata_file(record.name)
         files[name] = draft.temporary(name)
         columns = {column: [row[column] for row in rows] for column in ("key", "caption", "status", "sha256")}
-        columns |= {"alarm": list(alarm.astype(np.float32)), "opinion": list(opinion.astype(np.float32))}
+        for score, values in {"alarm": alarm, "opinion": opinion}.items():
+            columns[renamed.get(score, score)] = list(values.astype(np.float32))
         write_parquet(files[name], pa.table(columns))
         draft.commit_shard(record.name, files, Rows(total=len(rows), kept=len(rows)))
         first += len(rows)
-    step = {"kind": "scored", "version": 1, "config": {}}
+    step = {"kind": "scored", "version": 1, "config": {"corpus": "c", "scorers": list(scorers)}}
     return finish(draft, step=step, inputs={"corpus": corpus}, summary={}, seconds=0.0)
 
 

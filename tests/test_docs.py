@@ -102,7 +102,7 @@ def test_every_page_is_reachable_from_the_readme() -> None:
     assert {p.name for p in PAGES} <= {p.name for p in seen}
 
 
-FOR_CLUSTERS = {"paper"}
+FOR_CLUSTERS = {"paper", "paper_ar_prior"}
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "workflows/recipes").glob("*.yaml")), ids=lambda p: p.stem)

@@ -50,16 +50,18 @@ def _finish(draft: Draft, kind: str, inputs: dict[str, Artifact] | None = None) 
     return finish(draft, step=step, inputs=inputs or {}, summary={}, seconds=0.0)
 
 
-def tiny_corpus(root: Path, count: int = 40, size: int = 128) -> Artifact:
-    """A corpus of `count` images in shards of 10; the last row of every shard is a failed download."""
-    draft = Store(root).draft("corpus", hashlib.sha256(f"tiny{count}/{size}".encode()).hexdigest())
+def tiny_corpus(root: Path, count: int = 40, size: int = 128, shard_size: int = SHARD_SIZE) -> Artifact:
+    """A corpus of `count` images in shards of 10 or as given; each one's last row is a failed download."""
+    draft = Store(root).draft(
+        "corpus", hashlib.sha256(f"tiny{count}/{size}/{shard_size}".encode()).hexdigest()
+    )
     images = iter(emoji_images(count, size))
-    for index in range(count // SHARD_SIZE):
+    for index in range(count // shard_size):
         samples, rows = [], []
-        for row in range(SHARD_SIZE):
-            key = sample_key(index, row, SHARD_SIZE)
+        for row in range(shard_size):
+            key = sample_key(index, row, shard_size)
             image, caption = next(images)
-            failed = row == SHARD_SIZE - 1
+            failed = row == shard_size - 1
             status = "gone" if failed else "success"
             digest = hashlib.sha256(image).hexdigest()
             meta = {"key": key, "url": f"http://127.0.0.1/{key}.jpg", "caption": caption, "status": status}
@@ -71,7 +73,7 @@ def tiny_corpus(root: Path, count: int = 40, size: int = 128) -> Artifact:
         tar, table = draft.temporary(f"{name}.tar"), draft.temporary(f"{name}.parquet")
         write_tar(tar, samples)
         write_parquet(table, pa.Table.from_pylist(rows))
-        account = Rows(total=SHARD_SIZE, kept=SHARD_SIZE - 1, failed=1, reasons={"gone": 1})
+        account = Rows(total=shard_size, kept=shard_size - 1, failed=1, reasons={"gone": 1})
         draft.commit_shard(name, {f"{name}.tar": tar, f"{name}.parquet": table}, account)
     return _finish(draft, "corpus")
 

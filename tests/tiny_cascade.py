@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from infra.shards import read_tar, write_parquet
 from infra.store import Artifact, Rows, Store, finish
+from models.ar_prior import AutoregressivePrior
 from models.config import (
+    ARPriorConfig,
     ClipHeadsConfig,
     DecoderConfig,
     DiffusionConfig,
@@ -27,6 +29,8 @@ from models.config import (
     UpsamplerConfig,
     tagged,
 )
+from models.embedding_codec import EmbeddingCodec
+from models.pca import Pca
 from models.sampling import CascadeSampling, StageSampling
 from pipelines.aligned import (
     ENCODER_FILE,
@@ -45,6 +49,20 @@ SAMPLING = CascadeSampling(
 EPSILON = DiffusionConfig(steps=50, prediction="epsilon", variance="learned_range")
 X0 = DiffusionConfig(steps=50, prediction="x0", variance="fixed_small")
 PRIOR = PriorConfig(embedding_dim=DIM, context=CONTEXT, width=32, layers=1, heads=2, vocab_size=VOCAB)
+AR_PRIOR = ARPriorConfig(
+    embedding_dim=DIM,
+    components=10,
+    vocab_size=VOCAB,
+    text_context=CONTEXT,
+    text_width=16,
+    text_layers=1,
+    text_heads=2,
+    context=16,
+    width=32,
+    layers=1,
+    heads=2,
+    buckets=32,
+)
 DECODER = DecoderConfig(
     embedding_dim=DIM,
     image_size=16,
@@ -95,8 +113,10 @@ def tiny_stage(
     root: Path,
     kind: str,
     config: NetworkConfig,
-    diffusion: DiffusionConfig,
+    diffusion: DiffusionConfig | None,
     encoder: dict[str, Any],
+    *,
+    noise_powers: dict[str, torch.Tensor] | None = None,
     **objective: Any,
 ) -> Artifact:
     """A stage as training leaves it; every parameter random, the last layers too, so that outputs differ."""
@@ -105,13 +125,20 @@ def tiny_stage(
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    described = {"network": tagged(config), "diffusion": diffusion.to_dict(), "objective": objective}
+    if isinstance(network, AutoregressivePrior):
+        images = torch.nn.functional.normalize(torch.randn(100, DIM), dim=1)
+        pca = Pca.fit([images], network.config.components)
+        network.codec = EmbeddingCodec.fit(pca, [(images, images.flip(0))], buckets=network.config.buckets)
+    process = diffusion.to_dict() if diffusion is not None else None
+    described = {"network": tagged(config), "diffusion": process, "objective": objective}
     described |= {"encoder": encoder}
     files = {
         "config.json": json.dumps(described).encode(),
         "ema.safetensors": _weights(network, root / "weights.tmp"),
     }
-    return _artifact(root, kind, json.dumps(described), files, {})
+    if noise_powers is not None:
+        files["noise_powers.safetensors"] = save(noise_powers)
+    return _artifact(root, kind, json.dumps([described, sorted(noise_powers or {})]), files, {})
 
 
 def tiny_heads(root: Path) -> Artifact:

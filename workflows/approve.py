@@ -11,7 +11,6 @@ from typing import Any
 from infra.approvals import Approval, read_approvals, write_approval
 from infra.store import Artifact, Store
 from pipelines.judge.approve import approval_of, policy_facts
-from workflows.graph import Node
 from workflows.judging import find_verdict
 from workflows.plan import make_plan, resolve_inputs
 from workflows.recipe import Recipe
@@ -50,7 +49,7 @@ def waiting_verdict(recipe: Recipe, root: Path, step: str | None = None) -> Arti
 
     Raises `Refusal` where the recipe has no such step, or the verdict is not made yet.
     """
-    node = _approve_node(recipe, step)
+    node = recipe.node_of(APPROVE, step)
     made = {planned.node.name: planned.artifact for planned in make_plan(recipe, root, only=node.name).steps}
     inputs, _ = resolve_inputs(node, Store(root), made)
     if "verdict" not in inputs:
@@ -88,16 +87,3 @@ def verdict_to_approve(what: str, root: Path, overrides: tuple[str, ...], step: 
     if ADDRESS.match(what):
         return find_verdict(root, what)
     return waiting_verdict(load_recipe(what, overrides), root, step)
-
-
-def _approve_node(recipe: Recipe, name: str | None) -> Node:
-    found = [node for node in recipe.nodes if node.step.kind == APPROVE]
-    if name is not None:
-        node = recipe.node(name)
-        if node not in found:
-            raise Refusal(f"--step {name}: is of kind {node.step.kind}, expected {APPROVE}")
-        return node
-    if len(found) != 1:
-        names = ", ".join(node.name for node in found) or "none"
-        raise Refusal(f"recipe {recipe.name}: expected one {APPROVE} step, got {names}; name it: --step")
-    return found[0]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from filters.policy import Policy
     from pipelines.judge.change import Change, Group
     from pipelines.judge.stored import StoredVerdict
-    from pipelines.judge.sweep import Sweep
+    from pipelines.judge.sweep import Labelled, Sweep
 
 VERDICT, JUDGE = "verdict", "judge"
 
@@ -95,28 +95,73 @@ def try_policy(stored: StoredVerdict, policy: Policy) -> Trial:
     return Trial(stored=stored, policy=policy, change=compare(stored.table(), judged.verdict))
 
 
-def sweep_score(stored: StoredVerdict, policy: Policy, score: str, *, side: str | None, points: int) -> Sweep:
-    """The curve of a stored score; raises `Refusal` where it, or one that the policy reads, is not there."""
+def sweep_score(
+    stored: StoredVerdict,
+    policy: Policy,
+    score: str,
+    *,
+    side: str | None,
+    points: int,
+    labels: Path | None = None,
+    category: str | None = None,
+) -> Sweep:
+    """The curve of a stored score; raises `Refusal` where it, or one that the policy reads, is not there.
+
+    `labels`: a file whose samples of `category` give recall and precision.
+    """
     from filters.policy import PolicyError
     from pipelines.judge.sweep import sweep
 
     for name in (score, *policy.score_names()):
         require_score(stored, name)
     try:
-        return sweep(stored, policy, score, side, points)  # type: ignore[arg-type]
+        labelled = _labelled(stored, policy, score, labels, category) if labels else None
+        return sweep(stored, policy, score, side, points, labelled)  # type: ignore[arg-type]
     except PolicyError as error:
         raise Refusal(problem_lines(error)) from None
 
 
+def _labelled(
+    stored: StoredVerdict, policy: Policy, score: str, path: Path, category: str | None
+) -> Labelled:
+    from filters.labels import LabelsError, read_labels
+    from pipelines.judge.sweep import Labelled
+    from pipelines.scores import read_scores
+    from workflows.labelled import choose
+
+    samples = read_scores(stored.annotation, [score])
+    categories = {rule.category for rule in policy.rules}
+    try:
+        labels = read_labels(path, keys=set(samples.keys), categories=categories)
+    except LabelsError as error:
+        raise Refusal(str(error)) from error
+    chosen = choose(labels, samples, category, path)
+    return Labelled(
+        category=chosen.category,
+        scores=samples.score(score)[chosen.rows],
+        positive=chosen.positive,
+        picked=chosen.picked,
+    )
+
+
 def sweep_text(curve: Sweep) -> str:
     """The curve as a table, the policy's own thresholds marked."""
+    from pipelines.judge.sweep import rate_text
+
     own = {mark.value: f"<- {mark.rule}" for mark in curve.marks if mark.side == curve.side}
-    rows = [("drop " + curve.side, "rows kept", "alone", "with other rules", "")]
+    rates = ("recall", "precision") if curve.category else ()
+    rows: list[tuple[str, ...]] = [
+        ("drop " + curve.side, "rows kept", "alone", "with other rules", *rates, "")
+    ]
     for point in curve.points:
         shares = (f"{100 * point.kept_share:.2f} %", f"{100 * point.kept_share_with_other_rules:.2f} %")
         mark = next((text for value, text in own.items() if abs(value - point.threshold) < 1e-6), "")
-        rows.append((f"{point.threshold:g}", f"{point.kept_rows:,}", *shares, mark))
-    return "\n".join([f"{curve.score}: {curve.rows:,} rows", *table(rows)])
+        labelled = [rate_text(getattr(point, rate)) for rate in rates]
+        rows.append((f"{point.threshold:g}", f"{point.kept_rows:,}", *shares, *labelled, mark))
+    notes = [f"recall and precision: labels of {curve.category}, this threshold alone"] if rates else []
+    if curve.picked:
+        notes.append(f"{curve.picked} labels are of samples that were picked: these rates are theirs")
+    return "\n".join([f"{curve.score}: {curve.rows:,} rows", *table(rows), *notes])
 
 
 def trial_json(trial: Trial) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def find_acquisition(recipe: Recipe, root: Path, name: str | None = None) -> Acq
 
     Raises `Refusal` where there is no such step, it is not finished in `root`, or the recipe pins a snapshot.
     """
-    node = _acquire_node(recipe, name)
+    node = recipe.node_of(ACQUIRE, name)
     if node.snapshot != NEWEST_SNAPSHOT:
         raise Refusal(
             f"steps.{node.name}.snapshot: pins {node.snapshot}, but the next snapshot follows the newest; "
@@ -104,19 +104,6 @@ def append(acquisition: Acquisition, urls: str, *, quiet: bool, tracking: bool) 
     if digest in _lists(acquisition):
         return Outcome(parent=acquisition.newest, newest=acquisition.newest)
     return _take(acquisition, recipe, {"urls": urls, "digest": digest}, quiet=quiet, tracking=tracking)
-
-
-def _acquire_node(recipe: Recipe, name: str | None) -> Node:
-    found = [node for node in recipe.nodes if node.step.kind == ACQUIRE]
-    if name is not None:
-        node = recipe.node(name)
-        if node not in found:
-            raise Refusal(f"--step {name}: is of kind {node.step.kind}, expected {ACQUIRE}")
-        return node
-    if len(found) != 1:
-        names = ", ".join(node.name for node in found) or "none"
-        raise Refusal(f"recipe {recipe.name}: expected one {ACQUIRE} step, got {names}; name it: --step")
-    return found[0]
 
 
 def _lists(acquisition: Acquisition) -> list[str]:

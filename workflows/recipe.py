@@ -78,6 +78,19 @@ class Recipe:
         names = [node.name for node in self.nodes]
         raise Refusal(f"no step {name!r}{did_you_mean(name, names)}; steps: {', '.join(names)}")
 
+    def node_of(self, kind: str, name: str | None = None) -> Node:
+        """The step called `name`, or without one the only step of this kind; raises `Refusal`."""
+        found = [node for node in self.nodes if node.step.kind == kind]
+        if name is not None:
+            node = self.node(name)
+            if node not in found:
+                raise Refusal(f"--step {name}: is of kind {node.step.kind}, expected {kind}")
+            return node
+        if len(found) != 1:
+            names = ", ".join(node.name for node in found) or "none"
+            raise Refusal(f"recipe {self.name}: expected one {kind} step, got {names}; name it: --step")
+        return found[0]
+
     @property
     def needs(self) -> dict[str, list[str]]:
         """Step name -> names of the steps it takes artifacts from, in execution order."""

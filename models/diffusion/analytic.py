@@ -6,13 +6,16 @@ Two parts: the network's mean squared noise estimate at every step is measured o
     process = diffusion.spaced(64)
     power = noise_power(process, [(x0, denoise)], seed=0)
     sample = ddpm(with_analytic_variance(process, power), denoise, x_T, noise=noise)
+
+`NoisePowers` keeps what was measured beside the weights it is of.
 """
 
 from collections.abc import Iterable
+from typing import final
 
 import torch
 from jaxtyping import Float64
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.diffusion.noise import SampleNoise
 from models.diffusion.process import Diffusion
@@ -58,3 +61,29 @@ def with_analytic_variance(
     unknown = ((1 - abar) / abar * (1 - power)).clamp(0, data_variance)
     variance = betas * (1 - abar_prev) / (1 - abar) + abar_prev * (betas / (1 - abar)) ** 2 * unknown
     return diffusion.with_variance(variance)
+
+
+@final
+class NoisePowers(nn.Module):
+    """Noise powers of a network at some respacings of its process: a buffer each, by the respacing's name."""
+
+    def __init__(self, diffusion: Diffusion, respacings: Iterable[str], *, data_variance: float) -> None:
+        super().__init__()
+        self.data_variance = data_variance
+        for respacing in respacings:
+            steps = diffusion.spaced(respacing).num_steps
+            self.register_buffer(respacing, torch.ones(steps, dtype=torch.float64))
+
+    def analytic(self, process: Diffusion, steps: int | str) -> Diffusion:
+        """`process`, which is respaced to `steps`, with the variances that are best for the network.
+
+        Raises `ValueError` where that respacing was not measured.
+        """
+        known = dict(self.named_buffers())
+        if str(steps) not in known:
+            raise ValueError(
+                f"no analytic variance was estimated for {steps!r} steps, only for "
+                f"{', '.join(sorted(known)) or 'none'}: sample with those or with variance 'model', or train "
+                f"the prior with {steps!r} among its analytic_steps"
+            )
+        return with_analytic_variance(process, known[str(steps)].cpu(), data_variance=self.data_variance)

@@ -4,13 +4,13 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 
 @final
 class SampleNoise:
-    """Independent standard normal streams, one a sample.
+    """Independent streams of random numbers, one a sample.
 
     Sample `first + i` of stream `stream` draws the same numbers whichever batch it is drawn in and on
     whichever device: each sample owns a CPU generator seeded from (seed, stream, its index).  Give the stages
@@ -43,6 +43,14 @@ class SampleNoise:
             return torch.empty(0, *shape, device=device, dtype=dtype)
         rows = [torch.randn(shape, generator=generator) for generator in self._generators]
         return torch.stack(rows).to(device=device, dtype=dtype)
+
+    def uniform(
+        self, shape: tuple[int, ...], *, device: torch.device | str = "cpu"
+    ) -> Float64[Tensor, "..."]:
+        """The next uniform numbers in [0, 1) of every stream: [count, *shape], float64; advances the
+        streams."""
+        rows = [torch.rand(shape, generator=g, dtype=torch.float64) for g in self._generators]
+        return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, dtype=torch.float64)
 
 
 def _seed(seed: int, stream: int, index: int) -> int:

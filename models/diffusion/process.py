@@ -126,6 +126,21 @@ class Diffusion:
         """Draw x_t given x_0: sqrt(abar_t) x0 + sqrt(1 - abar_t) noise (2006.11239, eq. 4)."""
         return self._at("sqrt_abar", t, x0) * x0 + self._at("sqrt_1m_abar", t, x0) * noise
 
+    def noise_to_level(
+        self,
+        x0: Float[Tensor, " batch *shape"],
+        level: Float[Tensor, " batch"],
+        noise: Float[Tensor, " batch *shape"],
+    ) -> Float[Tensor, " batch *shape"]:
+        """`x0` noised by a share `level` of the process: 0 leaves it as it is, 1 is the last step.
+
+        Noise-conditioning augmentation of an upsampler's input (CDM, 2106.15282; Imagen, 2205.11487,
+        section 2.4).  Levels between two steps are rounded to the nearer.
+        """
+        abar = torch.cat([self.alphas_cumprod.new_ones(1), self.alphas_cumprod]).to(x0.device)
+        at_level = abar[(level * self.num_steps).round().long()].reshape(-1, *[1] * (x0.ndim - 1))
+        return at_level.sqrt().to(x0.dtype) * x0 + (1 - at_level).sqrt().to(x0.dtype) * noise
+
     def q_posterior(
         self,
         x0: Float[Tensor, " batch *shape"],
@@ -171,6 +186,20 @@ class Diffusion:
         scaled = self._at("recip_sqrt_abar", t, x_t) * x_t - x0
         return self._target(x0, t, scaled / self._at("recipm1_sqrt_abar", t, x_t))
 
+    def with_score(
+        self,
+        prediction: Prediction,
+        x_t: Float[Tensor, " batch *shape"],
+        t: Int[Tensor, " batch"],
+        gradient: Float[Tensor, " batch *shape"],
+    ) -> Prediction:
+        """`prediction` with `gradient` added to its score: epsilon - sqrt(1 - abar) gradient (2105.05233,
+        algorithm 2).  x0 and the mean follow from the new epsilon; x0 is not clipped again."""
+        epsilon = prediction.epsilon - self._at("sqrt_1m_abar", t, x_t) * gradient
+        x0 = self._at("recip_sqrt_abar", t, x_t) * x_t - self._at("recipm1_sqrt_abar", t, x_t) * epsilon
+        mean, _ = self.q_posterior(x0, x_t, t)
+        return Prediction(x0=x0, epsilon=epsilon, log_variance=prediction.log_variance, mean=mean)
+
     # ---- losses ----------------------------------------------------------------------------------------
 
     def training_losses(
@@ -202,13 +231,15 @@ class Diffusion:
         x0: Float[Tensor, "batch channels *spatial"],
         x_t: Float[Tensor, "batch channels *spatial"],
         t: Int[Tensor, " batch"],
+        *,
+        clip_x0: bool = False,
     ) -> Float[Tensor, " batch"]:
         """One term of the variational bound, in bits per element (2006.11239, eq. 5).
 
         KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)); at t = 0 the negative log likelihood of x0 under the
         Gaussian discretised to 256 levels of [-1, 1].
         """
-        prediction = self.predict(network_output, x_t, t, clip_x0=False)
+        prediction = self.predict(network_output, x_t, t, clip_x0)
         true_mean, true_log_variance = self.q_posterior(x0, x_t, t)
         log_ratio = prediction.log_variance - true_log_variance
         scaled_error = (true_mean - prediction.mean) ** 2 * torch.exp(-prediction.log_variance)

@@ -34,6 +34,12 @@ class Denoiser(Protocol):
     ) -> Float[Tensor, "batch out_channels *spatial"]: ...
 
 
+Guide = Callable[[Tensor, Tensor], Tensor]
+"""Called with x_t and the original timestep; returns the gradient in x_t of a log probability, scaled as
+wanted: classifier guidance (2105.05233, section 4).  Classifier-free guidance is the denoiser's
+(`models.diffusion.guidance.Guided`); both may be used at once."""
+
+
 @torch.no_grad()
 def ddpm(
     diffusion: Diffusion,
@@ -42,13 +48,20 @@ def ddpm(
     *,
     noise: SampleNoise,
     clip_x0: bool | float = True,
+    guide: Guide | None = None,
     callback: Callback | None = None,
 ) -> Float[Tensor, "batch channels *spatial"]:
-    """Ancestral sampling (2006.11239, algorithm 2) with the variance of the process or of the network."""
+    """Ancestral sampling (2006.11239, algorithm 2) with the variance of the process or of the network.
+
+    `guide` shifts the mean by variance times gradient (2105.05233, algorithm 1).
+    """
     x = x_T
     for step in reversed(range(diffusion.num_steps)):
         prediction = _predict(diffusion, denoise, x, step, clip_x0)
-        x = prediction.mean
+        mean = prediction.mean
+        if guide is not None:
+            mean = mean + prediction.log_variance.exp() * _gradient(diffusion, guide, x, step)
+        x = mean
         if step > 0:
             x = x + torch.exp(0.5 * prediction.log_variance) * noise.like(x)
         _report(callback, diffusion, step, prediction.x0)
@@ -64,15 +77,19 @@ def ddim(
     noise: SampleNoise | None = None,
     eta: float = 0.0,
     clip_x0: bool | float = True,
+    guide: Guide | None = None,
     callback: Callback | None = None,
 ) -> Float[Tensor, "batch channels *spatial"]:
     """DDIM (2010.02502, eq. 12).  `eta` 0 is deterministic, 1 has the variance of DDPM; `eta` > 0 needs
-    `noise`."""
+    `noise`.  `guide` shifts epsilon (2105.05233, algorithm 2)."""
     if eta > 0 and noise is None:
         raise ValueError(f"ddim: eta={eta} draws noise at every step: give noise=SampleNoise(...), or eta=0")
     x = x_T
     for step in reversed(range(diffusion.num_steps)):
         prediction = _predict(diffusion, denoise, x, step, clip_x0)
+        if guide is not None:
+            gradient = _gradient(diffusion, guide, x, step)
+            prediction = diffusion.with_score(prediction, x, _full(step, x), gradient)
         abar, abar_prev = diffusion.alphas_cumprod[step], diffusion.alphas_cumprod_prev[step]
         sigma = eta * ((1 - abar_prev) / (1 - abar)).sqrt() * (1 - abar / abar_prev).sqrt()
         direction = (1 - abar_prev - sigma**2).clamp(min=0).sqrt()
@@ -184,6 +201,10 @@ def _predict(
 ) -> Prediction:
     t = _full(step, x)
     return diffusion.predict(denoise(x, diffusion.original_timesteps(t)), x, t, clip_x0)
+
+
+def _gradient(diffusion: Diffusion, guide: Guide, x: Tensor, step: int) -> Tensor:
+    return guide(x, diffusion.original_timesteps(_full(step, x))).to(x.dtype)
 
 
 def _full(step: int, x: Tensor) -> Tensor:

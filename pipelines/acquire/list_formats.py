@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Protocol
@@ -110,12 +110,9 @@ class Delimited:
         schema: pa.Schema,
         needed: Needed,  # noqa: ARG002
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        position = 0
         with file.open() as stream:
             try:
-                for batch in self._reader(stream, schema):
-                    yield position, batch
-                    position += batch.num_rows
+                yield from _placed(self._reader(stream, schema))
             except pa.ArrowInvalid as error:
                 raise self._told(file, error) from error
 
@@ -157,12 +154,11 @@ class JsonLines:
         schema: pa.Schema,
         needed: Needed,  # noqa: ARG002
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        position = 0
         with file.open() as stream:
-            for line, block in _line_blocks(file, stream):
-                numbered = list(_objects(file, line, block))
-                yield position, _object_batch(file, numbered, schema, unit="line")
-                position += len(numbered)
+            yield from _placed(
+                _object_batch(file, list(_objects(file, line, block)), schema, unit="line")
+                for line, block in _line_blocks(file, stream)
+            )
 
 
 class JsonArray:
@@ -215,15 +211,11 @@ class PlainLines:
         schema: pa.Schema,
         needed: Needed,  # noqa: ARG002
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        position = 0
         with file.open() as stream:
-            for first, block in _line_blocks(file, stream):
-                urls = []
-                for number, line in enumerate(block.split(b"\n"), start=first):
-                    if stripped := line.strip():
-                        urls.append(_decoded(file, number, stripped))
-                yield position, pa.record_batch([pa.array(urls, pa.string())], schema=schema)
-                position += len(urls)
+            yield from _placed(
+                pa.record_batch([pa.array(_addresses(file, line, block), pa.string())], schema=schema)
+                for line, block in _line_blocks(file, stream)
+            )
 
 
 FORMATS: dict[str, Format] = {
@@ -276,6 +268,19 @@ def _line_blocks(file: ListFile, stream: IO[bytes]) -> Iterator[tuple[int, bytes
             raise UrlListError(f"URL list {file.name}: line {first} is longer than {MAX_LINE_BYTES} bytes")
     if rest:
         yield first, rest
+
+
+def _placed(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Each batch with the number of its first row."""
+    position = 0
+    for batch in batches:
+        yield position, batch
+        position += batch.num_rows
+
+
+def _addresses(file: ListFile, first: int, block: bytes) -> list[str]:
+    numbered = enumerate(block.split(b"\n"), start=first)
+    return [_decoded(file, line, stripped) for line, text in numbered if (stripped := text.strip())]
 
 
 def _decoded(file: ListFile, line: int, data: bytes) -> str:

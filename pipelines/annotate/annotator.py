@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from filters.one_pass import score_in_one_pass
 from filters.scorer import ReadsPrompts, Samples
+from pipelines.annotate.apart import Apart, RunsApart
 from pipelines.annotate.chunks import DecodedChunk
 from pipelines.annotate.config import AnnotateConfig
 from pipelines.encoders.registry import load_encoder
@@ -42,7 +43,8 @@ class Annotator:
             precision=config.precision,
             batch=config.batch,
         )
-        self.scorers = [config.load_scorer(name) for name in config.scorers]
+        loaded = [config.load_scorer(name) for name in config.scorers]
+        self.scorers = [Apart(s, s.environment) if isinstance(s, RunsApart) else s for s in loaded]
         for scorer in self.scorers:
             if isinstance(scorer, ReadsPrompts):
                 scorer.use_prompts(self.encoder.encode_texts(scorer.prompts))

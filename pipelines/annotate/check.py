@@ -9,6 +9,8 @@ from filters.fitted_on import FittedOn
 from filters.one_pass import combination_problems
 from filters.scorer import ReadsPrompts, Scorer
 from filters.weights import WeightsError
+from infra.environment import environment_problem
+from pipelines.annotate.apart import RunsApart
 from pipelines.annotate.config import AnnotateConfig
 
 EMBEDDINGS = frozenset({"image_embeddings", "text_embeddings"})
@@ -24,6 +26,8 @@ def scorer_problems(config: AnnotateConfig, encoder: Mapping[str, Any] | None) -
         except (ValueError, OSError, WeightsError) as error:
             problems.append(str(error))
             continue
+        if isinstance(scorers[-1], RunsApart) and (missing := environment_problem(scorers[-1].environment)):
+            problems.append(f"scorer {name!r}: {missing}")
         if encoder is not None and (problem := _encoder_problem(scorers[-1], encoder)):
             problems.append(f"scorer {name!r} {problem}")
     if len(scorers) == len(config.scorers):

@@ -77,10 +77,10 @@ def decode_chunk(corpus: Path, shard: str, entries: Sequence[Entry], index: int,
     captions, digests = [], []
     with (corpus / f"{shard}.tar").open("rb") as stream:
         for entry in part:
-            data = _read(stream, entry.image)
-            images.append(_decode(data))
+            data = read_member(stream, entry.image)
+            images.append(decode(data))
             digests.append(entry.sha256 or hashlib.sha256(data).hexdigest())
-            caption = _read(stream, entry.caption) if entry.caption else b""
+            caption = read_member(stream, entry.caption) if entry.caption else b""
             captions.append(caption.decode("utf-8", errors="replace"))
     intact = [i for i, image in enumerate(images) if image is not None]
     hashes, thumbnails = np.zeros((len(part), 2), np.uint64), np.zeros((len(part), 768), np.uint8)
@@ -113,12 +113,13 @@ def _members(tar: Path) -> dict[str, dict[str, tuple[int, int]]]:
     return places
 
 
-def _read(stream: io.BufferedReader, place: tuple[int, int]) -> bytes:
+def read_member(stream: io.BufferedReader, place: tuple[int, int]) -> bytes:
+    """The bytes at (offset, size)."""
     stream.seek(place[0])
     return stream.read(place[1])
 
 
-def _decode(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
+def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
     """RGB pixels, transparency on white; None where the bytes are no whole image."""
     from PIL import Image
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from infra.environment import environment_digest
 from pipelines.aligned import ENCODER_FILE, metadata_file
+from pipelines.annotate.apart import RunsApart
 from pipelines.annotate.config import AnnotateConfig, AnnotateResources
 from pipelines.encoders.registry import encoder_facts
 from pipelines.step import Context, Estimate, Step
@@ -39,6 +41,8 @@ class Annotate(Step[AnnotateConfig, AnnotateResources]):
         for name in config.scorers:
             scorer = config.load_scorer(name)
             scorers[name] = {"version": scorer.version, **scorer.identity()}
+            if isinstance(scorer, RunsApart):
+                scorers[name]["environment"] = environment_digest(scorer.environment)
         return {"encoder": encoder_facts(config.encoder, config.precision), "scorers": scorers}
 
     def check(self, config: AnnotateConfig) -> list[str]:

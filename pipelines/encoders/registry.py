@@ -16,6 +16,7 @@ def load_encoder(
     name: str,
     *,
     heads: Path | None = None,
+    folder: Path | None = None,
     threads: int = 1,
     device: Device = "cpu",
     precision: Precision = "fp32",
@@ -23,9 +24,10 @@ def load_encoder(
 ) -> Encoder:
     """A ready encoder.
 
-    heads: folder of a `clip_heads` artifact, for `lit`; without it `lit` gives its towers' features.  batch:
-    rows of a pass on an accelerator.  Raises ValueError for an unknown name, FileNotFoundError or
-    WeightsError where weights are missing or changed.
+    heads: folder of a `clip_heads` artifact, for `lit`; without it `lit` gives its towers' features.
+    folder: of the model, for `clip_text`, which lies in it.  batch: rows of a pass on an accelerator.
+    Raises ValueError for an unknown name, FileNotFoundError or WeightsError where weights are missing or
+    changed.
     """
     if name == "lit":
         return Lit(heads=heads, threads=threads, device=device, precision=precision, batch=batch)
@@ -36,6 +38,10 @@ def load_encoder(
 
         spec = name.removeprefix(_OPEN_CLIP)
         return OpenClip(spec, threads=threads, device=device, precision=precision, batch=batch)
+    if name == "clip_text" and folder is not None:
+        from pipelines.encoders.clip_text import ClipText
+
+        return ClipText(folder)
     raise ValueError(f"unknown encoder {name!r}; known: {KNOWN}")
 
 

@@ -10,8 +10,9 @@ import torch
 
 from infra.store import Artifact
 from models.cascade import UnCLIP
+from models.sampling import check_upsamplers
 from pipelines.aligned import encoder_identity
-from pipelines.cascade_io import CascadeError, Stage, compose, open_stage, vocab_size_of
+from pipelines.cascade_io import CascadeError, Stage, compose, context_of, open_stage, vocab_size_of
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.generated import Eyes
 from pipelines.evaluate.held_out import Prompts, Source
@@ -44,6 +45,7 @@ class Bench:
         prior, decoder = open_stage(inputs["prior"].path), open_stage(inputs["decoder"].path)
         upsamplers = [open_stage(inputs[name].path) for name in UPSAMPLERS if name in inputs]
         cascade = compose(prior, decoder, upsamplers)
+        check_upsamplers(config.sampling.upsamplers, cascade.config.upsamplers)
         heads = inputs["clip_heads"].path if "clip_heads" in inputs else None
         # Numerics are part of an encoder's identity: the judge sees as the annotation saw.
         identity = encoder_identity(inputs["embeddings"])
@@ -60,7 +62,7 @@ class Bench:
             embeddings=inputs["embeddings"],
             verdict=inputs["verdict"],
             work=work,
-            context=min(cascade.config.prior.context, cascade.config.decoder.text_context),
+            context=context_of(cascade.config),
             vocab_size=vocab_size_of(cascade.config),
             seed=config.seed,
         )

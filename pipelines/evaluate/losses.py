@@ -49,7 +49,7 @@ def evaluate_losses(
     Each sample is noised `draws` times.  `train` only serves the constant predictor; both batches hold what
     the stage sees (embeddings, images, or crops).
     """
-    diffusion = _simple(stage.diffusion)
+    diffusion = _simple(stage.process)
     networks = {
         "trained": _mean_half(network, stage),
         "untrained": _mean_half(_untrained(stage, seed), stage),
@@ -64,16 +64,25 @@ def evaluate_losses(
         figures[f"loss_below_{name}"] = paired_difference(
             losses[name], losses["trained"], seed=seed, what=f"denoising loss, {name} minus trained"
         )
-        below = standard_errors_below(losses["trained"], losses[name])
-        figures[f"loss_below_{name}_in_standard_errors"] = Figure(
-            value=below,
-            low=below - NORMAL_QUANTILE,
-            high=below + NORMAL_QUANTILE,
-            standard_error=1.0,
-            n=len(test),
-            what=f"the same difference in paired standard errors ({name})",
+        figures[f"loss_below_{name}_in_standard_errors"] = below_in_standard_errors(
+            losses["trained"], losses[name], name
         )
     return figures
+
+
+def below_in_standard_errors(
+    trained: Float[np.ndarray, " n"], baseline: Float[np.ndarray, " n"], name: str
+) -> Figure:
+    """How far `trained` lies below the baseline called `name`, as a figure."""
+    below = standard_errors_below(trained, baseline)
+    return Figure(
+        value=below,
+        low=below - NORMAL_QUANTILE,
+        high=below + NORMAL_QUANTILE,
+        standard_error=1.0,
+        n=len(trained),
+        what=f"the same difference in paired standard errors ({name})",
+    )
 
 
 def objective_of(stage: Stage, diffusion: DiffusionConfig) -> Objective:
@@ -93,9 +102,12 @@ def upsampler_objective(stage: Stage, diffusion: DiffusionConfig | None = None) 
     if not isinstance(config, UpsamplerConfig):
         raise TypeError(f"expected an upsampler, got {type(config).__name__} in {stage.weights.parent}")
     return UpsamplerObjective(
-        diffusion=diffusion or stage.diffusion,
+        diffusion=diffusion or stage.process,
         scale=config.scale,
         degradation=stage.training["objective"]["degradation"],
+        noise_conditioning=config.noise_conditioning,
+        text=config.text is not None,
+        drop_text=0.0,
     )
 
 
@@ -161,7 +173,7 @@ def _simple(diffusion: DiffusionConfig) -> DiffusionConfig:
 
 def _mean_half(network: Network, stage: Stage) -> Network:
     """The network without the variance half of its output, where it has one."""
-    if stage.diffusion.variance != "learned_range":
+    if stage.process.variance != "learned_range":
         return network
 
     def mean_half(x_t: Tensor, *rest: Tensor) -> Tensor:

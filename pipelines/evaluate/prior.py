@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 
 from models.cascade import UnCLIP
+from models.diffusion.process import Diffusion
+from models.prior import DiffusionPrior
 from models.sampling import StageSampling
 from pipelines.evaluate.held_out import Prompts
 from pipelines.evaluate.ridge import cosine, fit_ridge, unit
@@ -23,7 +25,7 @@ PREDICTIONS = {
     "prior_sample": "one sample of the prior",
     "prior_best_of_two": "of two samples the one nearer to the text embedding (as unCLIP samples)",
     "posterior_mean": "mean of {k} samples of the prior",
-    "one_step": "the prior's own estimate at full noise, one network call",
+    "one_step": "the prior's own estimate at full noise, one network call",  # of a diffusion prior
     "text_embedding": "the caption's text embedding itself",
     "mean_image_embedding": "the mean image embedding of the training split",
     "ridge": "ridge regression from text embedding, fitted on the training split",
@@ -67,13 +69,16 @@ def evaluate_prior(
         "prior_sample": draws[:, 0],
         "prior_best_of_two": best_of_two(draws, test.text_embedding),
         "posterior_mean": posterior,
-        "one_step": one_step_mean(cascade, prompts, settings),
         "text_embedding": test.text_embedding,
         "mean_image_embedding": center,
         "ridge": ridge.predict(test.text_embedding),
         "shuffled_captions": posterior[derangement(len(test), settings.seed)],
     }
-    per_sample = {name: cosine(values, test.image_embedding) for name, values in predictions.items()}
+    if isinstance(cascade.prior, DiffusionPrior) and cascade.prior_diffusion is not None:
+        predictions["one_step"] = one_step_mean(cascade.prior, cascade.prior_diffusion, prompts, settings)
+    per_sample = {
+        name: cosine(predictions[name], test.image_embedding) for name in PREDICTIONS if name in predictions
+    }
     cosines = {
         name: mean(values, seed=settings.seed, what=PREDICTIONS[name].format(k=settings.samples))
         for name, values in per_sample.items()
@@ -125,15 +130,17 @@ def best_of_two(
 
 
 @torch.no_grad()
-def one_step_mean(cascade: UnCLIP, prompts: Prompts, settings: PriorSettings) -> Float[np.ndarray, "n d"]:
+def one_step_mean(
+    prior: DiffusionPrior, diffusion: Diffusion, prompts: Prompts, settings: PriorSettings
+) -> Float[np.ndarray, "n d"]:
     """What the network predicts where x_t is pure noise and tells nothing of x_0.
 
     The minimiser of the mean squared error there is E[x_0 | caption], so this is the posterior mean as the
     network knows it, without the error of a chain.
     """
-    diffusion, text = cascade.prior_diffusion, prompts.text_embedding
+    text = prompts.text_embedding
     x_t = torch.randn(text.shape, generator=torch.Generator().manual_seed(settings.seed))
     t = torch.full((len(text),), diffusion.num_steps - 1)
-    output = cascade.prior(x_t, diffusion.original_timesteps(t), prompts.tokens, prompts.mask, text)
+    output = prior(x_t, diffusion.original_timesteps(t), prompts.tokens, prompts.mask, text)
     estimate: np.ndarray = diffusion.predict(output, x_t, t, clip_x0=False).x0.numpy()
     return unit(estimate)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from models.ar_prior import AutoregressivePrior
 from models.config import UpsamplerConfig
 from pipelines.evaluate.bench import Bench, Figures
+from pipelines.evaluate.code_length import evaluate_code_length
 from pipelines.evaluate.generated import (
     blurred,
     caption_scores,
@@ -45,7 +47,7 @@ class Section:
 
 
 def prior_section(bench: Bench) -> Section:
-    """Cosines to the true embedding, and the denoising loss."""
+    """Cosines to the true embedding, and the denoising loss; of an autoregressive prior the code length."""
     config = bench.config
     test, train, validation = (
         bench.source.read(split, count)
@@ -62,8 +64,13 @@ def prior_section(bench: Bench) -> Section:
     cosines = {f"cosine_{name}": figure for name, figure in result.cosines.items()}
     differences = {f"cosine_{name}": figure for name, figure in result.differences.items()}
     # A prior costs little: every held-out sample counts.
-    losses = _losses(bench, "prior", test, train)
-    return Section(figures={**cosines, **differences, **losses})
+    prior = bench.cascade.prior
+    fit = (
+        evaluate_code_length(prior, test, train, seed=config.seed, batch=config.batch)
+        if isinstance(prior, AutoregressivePrior)
+        else _losses(bench, "prior", test, train)
+    )
+    return Section(figures={**cosines, **differences, **fit})
 
 
 def decoder_section(bench: Bench) -> Section:
@@ -88,6 +95,7 @@ def upsampler_section(bench: Bench, index: int) -> Section:
         lambda images: objective.low_resolution(
             images, Draws(config.seed, Purpose.VALIDATION, np.arange(len(images)))
         ),
+        Prompts.of(test),
         sampling=config.sampling.upsamplers[index],
         seed=config.seed,
         # Memory grows with the area: as many pixels at once as the decoder handles.
@@ -146,7 +154,7 @@ def grid_section(bench: Bench) -> Section:
     prompts = _embed_prompts(bench, config.prompts)
     _, small = bench.decode(prompts.repeat(config.samples_per_prompt))
     first = small[:: config.samples_per_prompt]
-    stages = [small, *_enlarge(bench, first)]
+    stages = [small, *_enlarge(bench, first, prompts)]
     train = bench.source.read("train", config.train_samples)
     seen = bench.eyes.look(list(to_u8(first.numpy())))
     rows, cosines = nearest(seen.embedding, train.image_embedding, config.neighbours)
@@ -216,19 +224,16 @@ def _embed_prompts(bench: Bench, prompts: Sequence[str]) -> Prompts:
     return Prompts(tokens=tokens, mask=mask, text_embedding=torch.from_numpy(bench.eyes.read(prompts)))
 
 
-def _enlarge(bench: Bench, images: torch.Tensor) -> list[torch.Tensor]:
+def _enlarge(bench: Bench, images: torch.Tensor, prompts: Prompts) -> list[torch.Tensor]:
     """Each upsampler's output, one image at a time: sizes grow beyond what a batch should hold."""
     outputs, config = [], bench.config
     for index in range(len(bench.cascade.upsamplers)):
-        settings = config.sampling.upsamplers[index]
-        images = torch.cat(
-            [
-                bench.cascade.upsample(
-                    images[i : i + 1], index, seed=config.seed, settings=settings, first_index=i
-                )
-                for i in range(len(images))
-            ]
-        )
+        larger, settings = [], config.sampling.upsamplers[index]
+        for i in range(len(images)):
+            one = slice(i, i + 1)
+            inputs = images[one], index, prompts.tokens[one], prompts.mask[one]
+            larger.append(bench.cascade.upsample(*inputs, seed=config.seed, settings=settings, first_index=i))
+        images = torch.cat(larger)
         outputs.append(images)
     return outputs
 

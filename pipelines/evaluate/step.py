@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from infra.store import Rows
+from infra.store import Artifact, Rows
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.step import Context, Estimate, Resources, Step
 
@@ -31,6 +31,23 @@ class Evaluate(Step[EvaluateConfig, Resources]):
                 f"sampling.upsamplers: {len(config.sampling.upsamplers)} settings for {wired} upsamplers"
             )
         return problems
+
+    def check_inputs(self, config: EvaluateConfig, inputs: Mapping[str, Artifact]) -> list[str]:
+        """A prior sampled with analytic variance must have been estimated for these steps."""
+        from pipelines.cascade_io import open_stage, respacings
+
+        settings = config.sampling.prior
+        if settings.variance != "analytic" or "prior" not in inputs:
+            return []
+        stage = open_stage(inputs["prior"].path)
+        known = respacings(stage.noise_powers)
+        if stage.diffusion is None or str(settings.steps) in known:
+            return []
+        return [
+            f"sampling.prior: no analytic variance was estimated for {settings.steps!r} steps, only for "
+            f"{', '.join(known) or 'none'}; sample with those or with variance 'model', or train the prior "
+            f"with analytic_steps [{settings.steps}]"
+        ]
 
     def estimate(self, config: EvaluateConfig, inputs: Mapping[str, Estimate]) -> Estimate:  # noqa: ARG002
         """Dominated by sampling and by encoding what was sampled."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.cascade import UnCLIP
 from models.sampling import StageSampling
+from pipelines.evaluate.held_out import Prompts
 from pipelines.evaluate.statistics import Figure, mean, paired_difference
 from pipelines.pictures import to_u8
 
@@ -34,6 +35,7 @@ def evaluate_upsampler(
     stage: int,
     images: Images,
     degrade: Callable[[Float[Tensor, "n 3 H W"]], Float[Tensor, "n 3 h w"]],
+    prompts: Prompts,
     *,
     sampling: StageSampling,
     seed: int,
@@ -41,16 +43,17 @@ def evaluate_upsampler(
 ) -> UpsamplerResult:
     """PSNR and SSIM of upsampler `stage` and of bicubic, both from `degrade(images)`, and their difference.
 
-    `images` have the upsampler's full output size; `degrade` is the corruption it was trained on.
+    `images` have the upsampler's full output size; `degrade` is the corruption it was trained on;
+    `prompts` their captions, which only some upsamplers read.
     """
     size = cascade.config.upsamplers[stage].image_size
     low_res = degrade(from_u8(images)).clamp(-1, 1)
-    outputs = [
-        cascade.upsample(
-            low_res[start : start + batch], stage, seed=seed, settings=sampling, first_index=start
-        )
-        for start in range(0, len(low_res), batch)
-    ]
+    outputs = []
+    for start in range(0, len(low_res), batch):
+        rows = slice(start, start + batch)
+        text = prompts.tokens[rows], prompts.mask[rows]
+        part = cascade.upsample(low_res[rows], stage, *text, seed=seed, settings=sampling, first_index=start)
+        outputs.append(part)
     ours = to_u8(torch.cat(outputs).numpy())
     enlarged = F.interpolate(low_res, (size, size), mode="bicubic", align_corners=False).clamp(-1, 1)
     bicubic = to_u8(enlarged.numpy())

@@ -15,8 +15,9 @@ WIDTH, HEIGHT = 300, 80
 def render(report: dict[str, Any], pictures: Mapping[str, str]) -> str:
     """The page; every caption in it is escaped, since captions come from strangers.
 
-    `pictures`: data URIs by key.  They are blurred until clicked on, by style alone: a page in MLflow's
-    viewer runs no script.
+    `pictures`: data URIs by key.  They are blurred until clicked on, by style alone: MLflow's viewer shows a
+    page in an iframe with `sandbox="allow-scripts"` (no storage, no forms, no downloads, no windows), others
+    run no script at all.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from pydantic import Field
 
 from filters.reweighting import clipped_weights, density_ratio, effective_samples
+from filters.semantic_duplicates import Vectors
 from infra.store import Artifact
 from pipelines.aligned import read_embeddings
 from pipelines.judge.verdict import Judged, reached_policy
@@ -33,7 +35,7 @@ class Reweight(StepConfig):
 def reweight(judged: Judged, annotation: Artifact, config: Reweight) -> tuple[Judged, dict[str, Any]]:
     """The verdict with density weights multiplied into its `weight` column, and what the report says of them.
 
-    Holds the image embeddings of all samples in memory, in float16.
+    Embeddings stay on disk, but for those of a fit and of the rows that are weighed at once.
     """
     from threadpoolctl import threadpool_limits
 
@@ -86,14 +88,11 @@ def _one_of_each(judged: Judged) -> Bool[np.ndarray, " n"]:
     return chosen
 
 
-def _embeddings(
-    judged: Judged, annotation: Artifact, rows: Bool[np.ndarray, " n"]
-) -> Float[np.ndarray, "m d"]:
+def _embeddings(judged: Judged, annotation: Artifact, rows: Bool[np.ndarray, " n"]) -> Vectors:
     """Image embeddings of the chosen rows, in corpus order; annotation has them for fetched rows alone."""
     fetched = np.array(judged.groups["cluster"].is_valid())
     starts = [*judged.starts.values(), len(rows)]
-    parts = []
-    for shard, start, end in zip(judged.starts, starts[:-1], starts[1:], strict=True):
-        chosen = rows[start:end][fetched[start:end]]
-        parts.append(np.asarray(read_embeddings(annotation, "img", shard)[chosen]))
-    return np.concatenate(parts)
+    return Vectors.of(
+        [read_embeddings(annotation, "img", shard) for shard in judged.starts],
+        [rows[start:end][fetched[start:end]] for start, end in itertools.pairwise(starts)],
+    )

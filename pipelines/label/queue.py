@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from filters.active_learning import at_random, disagreement, most_uncertain, near_misses, queue
 from filters.calibration import Side, flagged
 from filters.labels import Label
 from infra.store import Artifact, Store
 from pipelines.aligned import read_table
-from pipelines.scores import ScoredSamples
+from pipelines.scores import ScoredSamples, worse_end
 
 Strategy = Literal["uncertain", "disagreement", "near-misses", "random"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -25,7 +25,7 @@ class Asked:
     """What a queue is made for: samples of `category`, which `scores` are to find on `side` of `threshold`.
 
     `uncertain` and `near-misses` go by the first score and need the threshold; `disagreement` compares ranks
-    in all scores, of which each is expected to be worse when high.
+    in all scores, each from its better end to the one its scorer declares worse.
     """
 
     category: str
@@ -97,7 +97,7 @@ def _order(
     if strategy == "random":
         return at_random(len(samples.keys), asked.seed)
     if strategy == "disagreement":
-        return disagreement([samples.score(name) for name in asked.scores])
+        return disagreement([_worse_when_high(samples, name) for name in asked.scores])
     if asked.threshold is None or not asked.scores:
         raise ValueError(f"strategy {strategy!r} needs a score and its threshold")
     scores = samples.score(asked.scores[0])
@@ -108,3 +108,11 @@ def _order(
     positives = [row_of[label.key] for label in labels if label.positive and label.key in row_of]
     misses = np.array([row for row in positives if not caught[row]], np.int64)
     return near_misses(samples.image_embeddings(), misses)
+
+
+def _worse_when_high(samples: ScoredSamples, score: str) -> Float[np.ndarray, " n"]:
+    """The score, turned where low is worse; one that nobody declares counts as worse when high."""
+    worse = worse_end(samples.annotation, score)
+    if worse == "neither":
+        raise ValueError(f"'disagreement': neither end of {score!r} is worse; leave it out")
+    return -samples.score(score) if worse == "low" else samples.score(score)

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from models.config import DecoderConfig, DiffusionConfig, PriorConfig, UpsamplerConfig
+from models.config import ARPriorConfig, DecoderConfig, DiffusionConfig, PriorConfig, UpsamplerConfig
+from models.config_text import TextFeaturesConfig
 from pipelines.step import Resources, StepConfig, input_of
 from pipelines.train.optimiser import OptimiserSettings
 from pipelines.train.precision import DeviceChoice, PrecisionChoice
@@ -84,6 +85,11 @@ class TrainPriorConfig(TrainDiffusionConfig):
     network: PriorConfig
     diffusion: DiffusionConfig = DiffusionConfig(schedule="cosine", prediction="x0", variance="fixed_small")
     drop_text: float = Field(default=0.1, ge=0, lt=1)
+    analytic_steps: tuple[int | str, ...] = (64,)
+    """Respacings, as `steps` of the sampling settings, for which analytic variance (Analytic-DPM) is
+    estimated after training."""
+    analytic_samples: int = Field(default=256, ge=1)
+    """Training samples that it is estimated from, at a call of the network each and step."""
 
     @model_validator(mode="after")
     def _supported(self) -> TrainPriorConfig:
@@ -94,6 +100,17 @@ class TrainPriorConfig(TrainDiffusionConfig):
         if self.diffusion.variance == "learned_range":
             raise ValueError("diffusion.variance: the prior has no variance output, choose fixed_small")
         return self
+
+
+class TrainARPriorConfig(TrainConfig):
+    """Autoregressive prior (2204.06125, section 2.2)."""
+
+    network: ARPriorConfig
+    drop_text: float = Field(default=0.1, ge=0, lt=1)
+    least_variance: float = Field(default=0.99, ge=0, le=1)
+    """Share of the embeddings' variance that `network.components` must hold."""
+    codec_samples: int = Field(default=1_000_000, ge=2)
+    """Training embeddings, drawn by the seed, that the codec is fitted to; all where there are fewer."""
 
 
 class TrainDecoderConfig(TrainDiffusionConfig):
@@ -125,6 +142,8 @@ class TrainUpsamplerConfig(TrainDiffusionConfig):
     """unCLIP: blur for the first upsampler, bsr for the second."""
     crop_fraction: float = Field(default=0.25, gt=0, le=1)
     """Side of the crops as a share of the target's side."""
+    drop_text: float = Field(default=0.1, ge=0, lt=1)
+    """Of networks that read the caption, for classifier-free guidance."""
 
     @property
     def crop(self) -> int:
@@ -148,6 +167,8 @@ class TrainUpsamplerConfig(TrainDiffusionConfig):
                 f"network.residual adds the input image to the output: diffusion.prediction must be 'x0', "
                 f"got {self.diffusion.prediction!r}"
             )
+        if isinstance(self.network.text, TextFeaturesConfig):
+            raise ValueError("network.text: upsamplers are trained on token ids, give a text transformer")
         for what, divisor in (("stride", self.network.unet.stride), ("scale", self.network.scale)):
             if self.crop % divisor:
                 raise ValueError(

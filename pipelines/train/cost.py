@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.config import DecoderConfig, PriorConfig, UpsamplerConfig, parameter_count
+from models.config import ARPriorConfig, DecoderConfig, UpsamplerConfig, parameter_count
 from pipelines.train.job import TrainedConfig
 from pipelines.train.precision import Numerics
 
@@ -56,11 +56,15 @@ def _example(network: TrainedConfig, crop: int | None) -> tuple[Any, ...]:
     if isinstance(network, UpsamplerConfig):
         side = crop or network.image_size
         low = side // network.scale
-        return torch.zeros(1, 3, side, side), t, torch.zeros(1, 3, low, low)
+        level = torch.zeros(1) if network.noise_conditioning else None
+        text = () if network.text is None else (torch.zeros(1, network.text.context, dtype=torch.long),)
+        return torch.zeros(1, 3, side, side), t, torch.zeros(1, 3, low, low), level, *text
     embedding = None if network.embedding_dim is None else torch.zeros(1, network.embedding_dim)
-    length = network.context if isinstance(network, PriorConfig) else network.text_context
+    length = network.text_context
     tokens, mask = torch.zeros(1, length, dtype=torch.long), torch.ones(1, length, dtype=torch.bool)
     if isinstance(network, DecoderConfig):
         side = network.image_size
         return torch.zeros(1, 3, side, side), t, embedding, tokens, mask
+    if isinstance(network, ARPriorConfig):
+        return embedding, tokens, mask, embedding
     return embedding, t, tokens, mask, embedding

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.config import DiffusionConfig, NetworkConfig, PriorConfig
+from models.config import DecoderConfig, DiffusionConfig, NetworkConfig, UpsamplerConfig
 from pipelines.cascade_io import STAGE_WEIGHTS, open_stage
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def initial_problems(
-    network: TrainedConfig, diffusion: DiffusionConfig, encoder: Mapping[str, Any], stage: Path
+    network: TrainedConfig, diffusion: DiffusionConfig | None, encoder: Mapping[str, Any], stage: Path
 ) -> list[str]:
     """Why `network`, to be trained on this process and encoder, cannot go on from the stage in a folder."""
     found = open_stage(stage)
@@ -36,9 +36,7 @@ def initial_problems(
     if _takes_known(found.config) and not _takes_known(network):
         problems.append(f"initial: {stage} is an inpainting network; set network.inpainting to true")
     if found.diffusion != diffusion:
-        problems.append(
-            f"initial: diffusion is {diffusion.to_dict()}, but {found.diffusion.to_dict()} in {stage}"
-        )
+        problems.append(f"initial: diffusion is {_told(diffusion)}, but {_told(found.diffusion)} in {stage}")
     if (name := found.training.get("encoder", {}).get("name")) != encoder.get("name"):
         problems.append(
             f"initial: {stage} was trained on embeddings of {name!r}, these are {encoder.get('name')!r}"
@@ -53,9 +51,15 @@ def initial_weights(network: TrainedConfig, stage: Path) -> dict[str, Tensor]:
     from models.inpainting import widened_state
 
     state = load_file(stage / STAGE_WEIGHTS)
-    if isinstance(network, PriorConfig) or _takes_known(open_stage(stage).config) == network.inpainting:
+    if not isinstance(network, DecoderConfig | UpsamplerConfig) or not network.inpainting:
+        return state
+    if _takes_known(open_stage(stage).config):
         return state
     return widened_state(state, network.patch_size)
+
+
+def _told(diffusion: DiffusionConfig | None) -> Any:
+    return None if diffusion is None else diffusion.to_dict()
 
 
 def _takes_known(network: NetworkConfig) -> bool:

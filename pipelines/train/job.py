@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from models.config import DecoderConfig, PriorConfig, UpsamplerConfig
+from models.config import ARPriorConfig, DecoderConfig, PriorConfig, UpsamplerConfig
 from pipelines.train.objectives import StageObjective
 from pipelines.train.optimiser import OptimiserSettings
 from pipelines.train.stream import View
 
-TrainedConfig = PriorConfig | DecoderConfig | UpsamplerConfig
+TrainedConfig = PriorConfig | ARPriorConfig | DecoderConfig | UpsamplerConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +49,8 @@ class TrainJob:
     prefetch: int = 1
     cache_bytes: int = 64 * 2**20
     tracking_id: str = ""
+    buffers: Path | None = None
+    """The network's buffers, fitted before training began: constants of it, which no checkpoint repeats."""
     loss_aware_steps: int | None = None
     """Timesteps of the process, drawn by their losses (2102.09672, section 3.3); None: uniform."""
 

@@ -62,7 +62,7 @@ class _Training:
         state = self._newest_state()
         self.start = 0
         if state is not None:
-            network.load_state_dict(state.weights)
+            network.load_state_dict({**dict(network.named_buffers()), **state.weights})
             self.start = state.cursor.step
         self.ema = Ema(shapes, decay=job.ema_decay, rank=rank, ranks=job.ranks)
         self.ema.reset(network.named_parameters() if state is None else state.ema.items())
@@ -249,12 +249,15 @@ def build_network(job: TrainJob, device: torch.device) -> nn.Module:
     the seed says."""
     torch.manual_seed(job.seed)
     network: nn.Module = job.network.build()
-    if unsaved := [name for name, _ in network.named_buffers()]:
+    buffers = torch.load(job.buffers, weights_only=True) if job.buffers is not None else {}
+    if different := sorted({name for name, _ in network.named_buffers()} ^ buffers.keys()):
         raise TypeError(
-            f"{type(network).__name__}: buffers are not trained and not checkpointed: {unsaved[:3]}"
+            f"{type(network).__name__}: buffers are not trained and not checkpointed; the job must bring "
+            f"exactly those the network has, not so for {different[:3]}"
         )
+    network.load_state_dict(buffers, strict=False)
     if job.initial is not None:
-        network.load_state_dict(initial_weights(job.network, job.initial))
+        network.load_state_dict({**buffers, **initial_weights(job.network, job.initial)})
     if job.precision == "bf16":
         # Inside the forward pass: DeepSpeed switches an autocast around it off.
         network.forward = torch.autocast(device.type, torch.bfloat16)(network.forward)

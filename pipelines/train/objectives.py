@@ -62,6 +62,25 @@ class PriorObjective:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ARPriorObjective:
+    """Cross entropy of the image embedding's tokens, nats per token (section 2.2)."""
+
+    drop_text: float = 0.1
+    """As of `PriorObjective`; the dot product goes with the text."""
+
+    def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, " B"]:
+        device = draws.device
+        nats = network(
+            _to(device, batch.image_embedding),
+            _to(device, batch.tokens),
+            _to(device, batch.mask),
+            _to(device, batch.text_embedding),
+            draws.uniform() < self.drop_text,
+        )
+        return nats.float().mean(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderObjective:
     """The hybrid loss with learned variance; embedding and caption dropped independently (section 2.1)."""
 
@@ -95,11 +114,16 @@ class DecoderObjective:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UpsamplerObjective:
-    """The plain diffusion loss on crops, given their degraded low resolution version (section 2.1)."""
+    """The diffusion loss on crops, given their degraded low resolution version (section 2.1)."""
 
     diffusion: DiffusionConfig
     scale: int
     degradation: Literal["none", "blur", "bsr"] = "blur"
+    noise_conditioning: bool = False
+    """Noise the low resolution version to a level drawn from [0, 1), which the network is told."""
+    text: bool = False
+    """Whether the network reads the caption; GLIDE's and Imagen's do."""
+    drop_text: float = 0.1
     inpainting: bool = False
     """As the decoder's: the low resolution picture is whole, of the high one only a part is shown."""
 
@@ -110,7 +134,15 @@ class UpsamplerObjective:
         t = draws.timesteps(process.num_steps)
         noise = draws.normal(tuple(x0.shape[1:]))
         x_t = process.q_sample(x0, t, noise)
-        output = network(x_t, t, low_res, **_known(self.inpainting, x0, draws))
+        level: Tensor | None = None
+        text: tuple[Tensor, ...] = ()
+        if self.noise_conditioning:
+            level = draws.uniform()
+            low_res = process.noise_to_level(low_res, level, draws.normal(tuple(low_res.shape[1:])))
+        if self.text:
+            drop = draws.uniform() < self.drop_text
+            text = (_to(device, batch.tokens), _to(device, batch.mask), drop)
+        output = network(x_t, t, low_res, level, *text, **_known(self.inpainting, x0, draws))
         return process.training_losses(output.float(), x0, x_t, t, noise)
 
     def low_resolution(self, x0: Float[Tensor, "B 3 H W"], draws: Draws) -> Float[Tensor, "B 3 h w"]:
@@ -122,7 +154,7 @@ class UpsamplerObjective:
         return blur(small) if self.degradation == "blur" else small
 
 
-StageObjective = PriorObjective | DecoderObjective | UpsamplerObjective
+StageObjective = PriorObjective | ARPriorObjective | DecoderObjective | UpsamplerObjective
 
 
 @lru_cache(maxsize=8)

@@ -6,6 +6,8 @@ An artifact of kind `prior`, `decoder` or `upsampler` holds::
     model.safetensors      weights after the last update
     ema.safetensors        their moving average: what evaluation and generation use
     training.json          metrics by step, and how many samples were used
+
+The priors' own steps, and what they write besides, are in `pipelines/train/prior_steps.py`.
 """
 
 from __future__ import annotations
@@ -18,21 +20,25 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from infra.machine import available_memory_bytes
-from infra.store import Artifact, Draft, Rows
+from infra.store import Artifact, Draft, Rows, commit_file
 from models.config import DiffusionConfig, tagged
+from models.config_text import TextTransformerConfig
 from pipelines.aligned import encoder_identity
 from pipelines.step import Context, Estimate, Step
 from pipelines.train.config import (
     TrainConfig,
     TrainDecoderConfig,
     TrainDiffusionConfig,
-    TrainPriorConfig,
     TrainResources,
     TrainUpsamplerConfig,
 )
 from pipelines.train.precision import Numerics, choose_numerics
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
     from pipelines.train.checkpoint import State
     from pipelines.train.cost import Cost
     from pipelines.train.index import IndexCounts
@@ -50,9 +56,9 @@ ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 
 class TrainStep(Step[ConfigT, TrainResources]):
-    """What the three training steps share."""
+    """What the training steps share."""
 
-    version = 1
+    version = 2
     Resources = TrainResources
 
     @abstractmethod
@@ -74,6 +80,25 @@ class TrainStep(Step[ConfigT, TrainResources]):
     def embedding_dim(self, config: ConfigT) -> int | None:  # noqa: ARG002
         """Width of the embeddings it reads; None: none."""
         return None
+
+    def diffusion(self, config: ConfigT) -> DiffusionConfig | None:
+        """The process it is trained with; None: it is not trained by diffusion."""
+        return config.diffusion if isinstance(config, TrainDiffusionConfig) else None
+
+    def fit_buffers(self, context: Context[ConfigT, TrainResources]) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """What of the network is fitted to the training split before training begins, by name.
+
+        Called when the index is written."""
+        return {}
+
+    def extras(
+        self,
+        context: Context[ConfigT, TrainResources],  # noqa: ARG002
+        weights: Mapping[str, Tensor],  # noqa: ARG002
+        numerics: Numerics,  # noqa: ARG002
+    ) -> dict[str, Mapping[str, Tensor]]:
+        """Files of tensors beside the weights, made after training with the averaged `weights`."""
+        return {}
 
     def identity(self, config: ConfigT) -> dict[str, Any]:
         numerics = choose_numerics(config.device, config.precision)
@@ -102,7 +127,7 @@ class TrainStep(Step[ConfigT, TrainResources]):
 
         if "initial" not in inputs or "embeddings" not in inputs:
             return []
-        diffusion: DiffusionConfig = config.diffusion  # type: ignore[attr-defined]
+        diffusion: DiffusionConfig | None = getattr(config, "diffusion", None)
         encoder = encoder_identity(inputs["embeddings"])
         found = initial_problems(self.network(config), diffusion, encoder, inputs["initial"].path)
         return [f"{self.kind}: {problem}" for problem in found]
@@ -153,7 +178,7 @@ class TrainStep(Step[ConfigT, TrainResources]):
         newest = Checkpoints(job.work).newest_valid()
         assert newest is not None  # `fit` returned
         state = load(newest)
-        self._write(context, state, numerics, counts)
+        self._write(context, job, state, numerics, counts)
         context.fixed_rows.append(_rows(counts, self.view(config)))
         return _summary(state, counts)
 
@@ -216,20 +241,37 @@ class TrainStep(Step[ConfigT, TrainResources]):
             prefetch=resources.prefetch,
             cache_bytes=resources.cache_mb * 2**20,
             tracking_id=context.draft.address,
+            buffers=self._buffers_file(context),
             loss_aware_steps=_loss_aware_steps(config),
         )
+
+    def _buffers_file(self, context: Context[ConfigT, TrainResources]) -> Path | None:
+        """Where the network's buffers lie, fitted once however often the training is taken up again."""
+        import torch
+
+        path = context.draft.work.absolute() / "buffers.pt"
+        if not path.is_file():
+            buffers = self.fit_buffers(context)
+            if not buffers:
+                return None
+            temporary = path.with_suffix(".tmp")
+            torch.save(dict(buffers), temporary)
+            commit_file(temporary, path)
+        return path
 
     def _write(
         self,
         context: Context[ConfigT, TrainResources],
+        job: TrainJob,
         state: State,
         numerics: Numerics,
         counts: IndexCounts,
     ) -> None:
         config, text = context.config, self.text(context.config)
+        diffusion, buffers = self.diffusion(config), _load_buffers(job)
         described = {
             "network": tagged(self.network(config)),
-            "diffusion": config.diffusion.to_dict(),  # type: ignore[attr-defined]
+            "diffusion": diffusion.to_dict() if diffusion is not None else None,
             "objective": {k: v for k, v in asdict(self.objective(config)).items() if k != "diffusion"},
             "tokenizer": {"name": "clip-bpe", "context": text[0], "vocab_size": text[1]} if text else None,
             "encoder": encoder_identity(context.inputs["embeddings"]),
@@ -238,35 +280,14 @@ class TrainStep(Step[ConfigT, TrainResources]):
         _write_json(context.draft, "config.json", described)
         training = {"steps": state.cursor.step, "samples": asdict(counts), "history": state.history}
         _write_json(context.draft, "training.json", training)
-        _write_weights(context.draft, "model.safetensors", state.weights)
-        _write_weights(context.draft, "ema.safetensors", state.ema)
-
-
-class TrainPrior(TrainStep[TrainPriorConfig]):
-    """Caption and text embedding to image embedding, by diffusion."""
-
-    kind = "train_prior"
-    produces = "prior"
-    Config = TrainPriorConfig
-
-    def network(self, config: TrainPriorConfig) -> TrainedConfig:
-        return config.network
-
-    def objective(self, config: TrainPriorConfig) -> StageObjective:
-        from pipelines.train.objectives import PriorObjective
-
-        return PriorObjective(
-            diffusion=config.diffusion,
-            embedding_dim=config.network.embedding_dim,
-            drop_text=config.drop_text,
-        )
-
-    def text(self, config: TrainPriorConfig) -> tuple[int, int]:
-        assert config.network.vocab_size is not None  # validated
-        return config.network.context, config.network.vocab_size
-
-    def embedding_dim(self, config: TrainPriorConfig) -> int:
-        return config.network.embedding_dim
+        averaged = {**state.ema, **buffers}
+        files = {
+            "model.safetensors": {**state.weights, **buffers},
+            "ema.safetensors": averaged,
+            **self.extras(context, averaged, numerics),
+        }
+        for name, tensors in files.items():
+            _write_weights(context.draft, name, tensors)
 
 
 class TrainDecoder(TrainStep[TrainDecoderConfig]):
@@ -320,6 +341,9 @@ class TrainUpsampler(TrainStep[TrainUpsamplerConfig]):
             diffusion=config.diffusion,
             scale=config.network.scale,
             degradation=config.degradation,
+            noise_conditioning=config.network.noise_conditioning,
+            text=config.network.text is not None,
+            drop_text=config.drop_text,
             inpainting=config.network.inpainting,
         )
 
@@ -327,6 +351,17 @@ class TrainUpsampler(TrainStep[TrainUpsamplerConfig]):
         from pipelines.train.stream import View
 
         return View(side=config.network.image_size, crop=config.crop)
+
+    def text(self, config: TrainUpsamplerConfig) -> tuple[int, int] | None:
+        text = config.network.text
+        # Features are refused by the configuration.
+        return (text.context, text.vocab_size) if isinstance(text, TextTransformerConfig) else None
+
+
+def _load_buffers(job: TrainJob) -> dict[str, Tensor]:
+    import torch
+
+    return {} if job.buffers is None else torch.load(job.buffers, weights_only=True)
 
 
 def _loss_aware_steps(config: TrainConfig) -> int | None:

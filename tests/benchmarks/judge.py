@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import subprocess
 import sys
@@ -56,9 +57,10 @@ def write_store(root: Path, rows: int, scores: tuple[str, ...]) -> dict[str, Art
             )
             draft.commit_shard(shard, {name: temporary}, account)
     step = {"kind": "benchmark", "version": 1, "config": {}}
-    return {
-        kind: finish(draft, step=step, inputs={}, summary={}, seconds=0.0) for kind, draft in drafts.items()
-    }
+    made: dict[str, Artifact] = {}
+    for kind, draft in drafts.items():
+        made[kind] = finish(draft, step=step, inputs=dict(made), summary={}, seconds=0.0)
+    return made
 
 
 def shard_tables(
@@ -76,6 +78,7 @@ def shard_tables(
         "sha256": [hashlib.sha256(key.encode()).hexdigest() for key in keys],
     }
     metadata: dict[str, Any] = {"key": fetched, "status": ["success"] * len(fetched)}
+    metadata["caption"] = list(itertools.compress(corpus["caption"], ~failed))
     # Cubed, most scores are small, as they are in life.
     metadata |= {name: rng.random(len(fetched), dtype=np.float32) ** 3 for name in scores}
     metadata |= {"image_min_side": np.full(len(fetched), 256, np.float32)}

@@ -62,14 +62,16 @@ def kill_when(command: list[str], reached: Callable[[], bool]) -> None:
     time.sleep(2.0)  # Ray's workers notice that their driver is dead
 
 
-@pytest.mark.soak  # what a kill does to annotate itself: test_annotate_kill.py
-def test_killed_while_it_annotates_it_goes_on_to_the_same_files(
-    shards: Path, policy: Path, undisturbed: Path, tmp_path: Path
+@pytest.mark.soak  # what a kill does to these steps themselves: test_annotate_kill.py, test_export_kill.py
+@pytest.mark.parametrize("making", ["annotation", "filtered"])
+def test_killed_while_it_works_it_goes_on_to_the_same_files(
+    shards: Path, policy: Path, undisturbed: Path, tmp_path: Path, making: str
 ) -> None:
     out = tmp_path / "out"
     command = arguments(shards, policy, out)
-    kill_when(command, lambda: bool(list((out / ".unclip/store/annotation").glob("*/_shards/*.json"))))
-    assert files_of(out) == {}  # nothing half done lies in the user's folder
+    kill_when(command, lambda: bool(list((out / ".unclip/store" / making).glob("*/_shards/*.json"))))
+    if making == "annotation":
+        assert files_of(out) == {}  # nothing half done lies in the user's folder
     assert run_cli(command) == 0
     assert files_of(out) == files_of(undisturbed)
 

@@ -66,7 +66,7 @@ def _metrics(job: TrainJob) -> list[tuple[int, dict[str, float]]]:
     return [(e["step"], {k: v for k, v in e["values"].items() if k != "samples_per_s"}) for e in events]
 
 
-@pytest.mark.parametrize("stage", ["prior_job", "upsampler_job"])
+@pytest.mark.parametrize("stage", ["prior_job", "ar_prior_job", "upsampler_job"])
 @pytest.mark.parametrize("micro_batch", [None, 4])
 def test_killed_and_resumed_is_the_uninterrupted_run_bit_for_bit(
     stage: str, micro_batch: int | None, request: pytest.FixtureRequest
@@ -217,7 +217,7 @@ def _undisturbed(work: Path, artifact: Artifact) -> State:
     """The same training without Ray and without a kill."""
     from infra.store import Draft
     from pipelines.step import Context
-    from pipelines.train.steps import TrainPrior
+    from pipelines.train.prior_steps import TrainPrior
 
     given = driver.inputs(work)
     step = TrainPrior()

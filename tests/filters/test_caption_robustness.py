@@ -15,20 +15,18 @@ from filters.policy import Policy
 from filters.registry import load_scorer
 from filters.scorer import Samples, checked_scores
 from tests.benchmarks.robustness import LANGUAGES, POLICY, benign, dropped, planted
+from tests.filters.emoji_names import emoji_names
 from tests.filters.obfuscation import OBFUSCATIONS
 
 NAMES = ("caption_geometry", "lexicon_caption", "toxic_caption")
 # Of the open half's 30 captions at least so many are caught (all where no number is named), of the 171
 # harmless ones at most so many (none where no number is named): a better filter may move them.
-FLOOR = {"leetspeak": 28, "letters spaced": 28, "letters dotted": 28, "vowels stretched": 29}
+FLOOR = {"leetspeak": 28, "vowels stretched": 29}
 CEILING = {
     "leetspeak": 6,
     "leetspeak, first letter kept": 5,
     "zero-width space after every letter": 3,
     "soft hyphen in every word": 9,
-    # The classifier takes any line of single letters for abuse.
-    "letters spaced": 74,
-    "letters dotted": 74,
 }
 
 
@@ -52,6 +50,13 @@ def test_harmless_captions_stay_harmless_however_written(name: str) -> None:
     """A view may only add suspicion: this is where it could add too much."""
     captions = [OBFUSCATIONS[name](caption) for caption in benign()]
     assert caught(captions) <= CEILING.get(name, 0)
+
+
+@pytest.mark.parametrize("name", ["letters spaced", "letters dotted"])
+def test_harmless_names_written_with_single_letters(name: str) -> None:
+    """The classifier of words takes single letters for abuse; it is not shown any."""
+    names = [OBFUSCATIONS[name](caption) for caption in emoji_names()]
+    assert caught(names) <= 1
 
 
 @pytest.mark.parametrize(

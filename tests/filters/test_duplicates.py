@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from filters.duplicates import (
+    copy_ranks,
     duplicate_clusters,
     exact_pairs,
     fingerprints,
     hamming_pairs,
-    kept_copies,
     perceptual_pairs,
 )
 
@@ -94,8 +94,8 @@ def test_kept_copy_is_the_largest_then_the_smallest_key() -> None:
     clusters = np.array([0, 0, 0, 3, 4, 4])
     areas = np.array([10, 20, 20, 5, 7, 7])
     keys = ["a", "c", "b", "d", "f", "e"]
-    assert kept_copies(clusters, areas, keys).tolist() == [False, False, True, True, False, True]
+    assert copy_ranks(clusters, areas, keys).tolist() == [2, 1, 0, 0, 1, 0]
     order = np.array([5, 2, 0, 4, 1, 3])
-    shuffled = kept_copies(clusters[order], areas[order], [keys[i] for i in order])
+    shuffled = copy_ranks(clusters[order], areas[order], [keys[i] for i in order]) == 0
     assert {keys[i] for i in order[shuffled]} == {"b", "d", "e"}
-    assert kept_copies(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), []).shape == (0,)
+    assert copy_ranks(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), []).shape == (0,)

@@ -56,6 +56,10 @@ def test_obfuscation_is_undone(scorer: LexiconCaption, caption: str) -> None:
         ("wow!", ("wow!",)),
         ("p0rn", ("p0rn", "porn")),
         ("boooobs", ("boooobs", "boobs", "bobs")),
+        ("b h u t a n", ("bhutan",)),
+        ("A.n.u.d.e woman", ("Anude woman", "nude woman")),
+        ("p 0 r n", ("p0rn", "porn")),
+        ("1 2 3, 4.5.6", ("1 2 3, 4.5.6",)),
     ],
 )
 def test_views(text: str, expected: tuple[str, ...]) -> None:

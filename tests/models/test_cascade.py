@@ -1,12 +1,14 @@
 import dataclasses
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
+from models.ar_prior import AutoregressivePrior
 from models.cascade import Generated, Progress, UnCLIP
 from models.sampling import CascadeSampling, StageSampling
-from tests.models.tiny import UNCLIP, prompts, randomised, unit
+from tests.models.tiny import AR_PRIOR, AR_UNCLIP, UNCLIP, fitted_codec, prompts, randomised, unit
 
 MODEL = randomised(UnCLIP(UNCLIP))
 TOKENS, MASK = prompts([4, 6, 2])
@@ -52,6 +54,42 @@ def test_samples_do_not_depend_on_the_batch_split() -> None:
         joined = torch.cat([part.images_m11[stage] for part in parts])
         # Kernels differ in their last bits by batch size; a chain of steps carries that along.
         torch.testing.assert_close(joined, together.images_m11[stage], rtol=0, atol=1e-3)
+
+
+def test_either_prior_samples_by_one_call_and_its_own_random_numbers() -> None:
+    model = randomised(UnCLIP(AR_UNCLIP))
+    assert isinstance(model.prior, AutoregressivePrior)
+    model.prior.codec = fitted_codec(AR_PRIOR, unit(40, 1), unit(40, 2))
+    out = model.generate(TOKENS, MASK, EMBEDDING, seed=0, samples=2, sampling=SAMPLING)
+    torch.testing.assert_close(out.image_embeddings.norm(dim=1), torch.ones(6))
+    last = model.generate(
+        TOKENS[2:], MASK[2:], EMBEDDING[2:], seed=0, samples=2, sampling=SAMPLING, first_index=4
+    )
+    torch.testing.assert_close(last.image_embeddings, out.image_embeddings[4:], rtol=0, atol=1e-6)
+    copy = UnCLIP(AR_UNCLIP).eval()
+    copy.load_state_dict(model.state_dict())
+    again = copy.generate(TOKENS, MASK, EMBEDDING, seed=0, samples=2, sampling=SAMPLING)
+    assert torch.equal(again.image_embeddings, out.image_embeddings)
+
+
+def test_analytic_variance_is_kept_with_the_model_and_asked_for_by_its_steps() -> None:
+    model = UnCLIP(dataclasses.replace(UNCLIP, prior_noise_powers=("5", "3,2")))
+    state = MODEL.state_dict()
+    # Where the network knows all noise, a power of 1, the best variance is the process's own, the small one.
+    powers = {"noise_powers.5": torch.full((5,), 0.5), "noise_powers.3,2": torch.ones(5)}
+    model.load_state_dict(state | {name: power.double() for name, power in powers.items()})
+    model.eval()
+
+    def prior(steps: int | str, variance: Literal["model", "analytic"] = "analytic") -> Tensor:
+        settings = StageSampling(sampler="ddpm", steps=steps, variance=variance)
+        return model.sample_prior(TOKENS, MASK, EMBEDDING, seed=0, settings=settings)
+
+    assert not torch.allclose(prior(5), prior(5, "model"), atol=1e-3)
+    torch.testing.assert_close(prior("3,2"), prior("3,2", "model"), rtol=0, atol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"for 4 steps, only for 3,2, 5: sample with those or .*analytic_steps"
+    ):
+        prior(4)
 
 
 def test_the_prior_keeps_the_draw_nearest_to_the_text() -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -6,10 +7,12 @@ import pydantic
 import pytest
 
 from models.config import (
+    ARPriorConfig,
     ClipHeadsConfig,
     DecoderConfig,
     DiffusionConfig,
     NetworkConfig,
+    NoisedClipConfig,
     PriorConfig,
     UnCLIPConfig,
     UNetConfig,
@@ -17,11 +20,16 @@ from models.config import (
     from_tagged,
     tagged,
 )
+from models.config_text import TextFeaturesConfig
 from models.sampling import CascadeSampling, StageSampling
-from tests.models.tiny import CLIP_HEADS, DECODER, PRIOR, UNCLIP, UPSAMPLER
+from tests.models.tiny import AR_PRIOR, AR_UNCLIP, CLIP_HEADS, DECODER, PRIOR, UNCLIP, UPSAMPLER
+
+NOISED_CLIP = NoisedClipConfig(embedding_dim=4, width=8, layers=1, heads=2, image_size=8)
 
 
-@pytest.mark.parametrize("config", [PRIOR, DECODER, UPSAMPLER, DECODER.unet, CLIP_HEADS, UNCLIP])
+@pytest.mark.parametrize(
+    "config", [PRIOR, AR_PRIOR, DECODER, UPSAMPLER, DECODER.unet, CLIP_HEADS, NOISED_CLIP, UNCLIP, AR_UNCLIP]
+)
 def test_a_configuration_survives_json_and_rebuilds_its_network(config: NetworkConfig) -> None:
     restored = from_tagged(json.loads(json.dumps(tagged(config))))
     assert restored == config
@@ -52,7 +60,10 @@ def test_reading_a_configuration_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+ANALYTIC = StageSampling(sampler="ddpm", variance="analytic")
+FIELDS = {f.name: getattr(UNCLIP, f.name) for f in dataclasses.fields(UNCLIP)}
 UNET = {"image_size": 64, "model_channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1}
+AR = AR_PRIOR.to_dict()
 BAD: list[tuple[type, dict[str, object], str]] = [
     (UNetConfig, {**UNET, "image_size": 63}, r"image_size \(63\) must be divisible by stride \(2\)"),
     (UNetConfig, {**UNET, "model_channels": 48}, r"\(48\) must be divisible by norm_groups \(32\)"),
@@ -63,9 +74,30 @@ BAD: list[tuple[type, dict[str, object], str]] = [
     (UNetConfig, {**UNET, "num_res_blocks": 0}, "num_res_blocks: expected a positive integer, got 0"),
     (PriorConfig, {"embedding_dim": 8, "context": 4, "width": 8, "layers": 1, "heads": 3}, "heads"),
     (PriorConfig, {"embedding_dim": 8, "context": 4, "width": 8, "layers": 1, "heads": 2}, "exactly one"),
+    (ARPriorConfig, {**AR, "components": 17}, "components: expected at most embedding_dim=16, got 17"),
+    (ARPriorConfig, {**AR, "components": 8}, "8 components need 9 positions .* got 8"),
+    (ARPriorConfig, {**AR, "text_heads": 3}, "heads"),
+    (StageSampling, {"variance": "analytic"}, "belongs to sampler 'ddpm', got 'ddim'"),
+    (CascadeSampling, {"decoder": ANALYTIC}, "estimated for the prior alone"),
+    (UNetConfig, {**UNET, "num_res_blocks": (1, 2, 3)}, r"each of the 2 levels, got \(1, 2, 3\)"),
+    (UNetConfig, {**UNET, "num_res_blocks": (1, 0)}, r"a positive integer for each"),
+    (UNetConfig, {**UNET, "self_attention": False}, "nothing else to attend to"),
+    (UNetConfig, {**UNET, "image_size": 62, "efficient_order": True}, r"\(62\) must be .* stride \(4\)"),
+    (
+        UpsamplerConfig,
+        {
+            **UNET,
+            "low_res_size": 16,
+            "text": TextFeaturesConfig(features_dim=8, context=4, width=8, time_width=64),
+        },
+        r"time_width: expected 4 \* model_channels = 128, got 64",
+    ),
+    (NoisedClipConfig, {"embedding_dim": 8, "width": 8, "layers": 1, "heads": 1, "patch_size": 7}, "patch"),
     (UpsamplerConfig, {**UNET, "low_res_size": 48}, r"image_size \(64\) must be divisible by low_res_size"),
     (UpsamplerConfig, {**UNET, "low_res_size": 16, "residual": True}, "learned_variance"),
     (ClipHeadsConfig, {"image_dim": 8, "text_dim": 8, "dim": -1}, "dim: expected a positive integer"),
+    (UnCLIPConfig, {**FIELDS, "prior": AR_PRIOR}, "nothing else has one"),
+    (UnCLIPConfig, {**FIELDS, "prior_diffusion": None}, "a diffusion prior needs a process"),
     (
         UnCLIPConfig,
         {

@@ -43,7 +43,7 @@ def test_a_widened_network_is_the_same_function_bit_for_bit() -> None:
         assert torch.equal(wide.denoise(x, t, **conditions, known=shown(32)), expected)
         upsampler = randomised(dataclasses.replace(UPSAMPLER, patch_size=patch).build())
         expected, wide = upsampler(x, t, x[:, :, ::2, ::2]), widened(upsampler)
-        assert torch.equal(wide(x, t, x[:, :, ::2, ::2], shown(32)), expected)
+        assert torch.equal(wide(x, t, x[:, :, ::2, ::2], known=shown(32)), expected)
 
 
 def test_the_new_channels_are_seen_once_their_weights_are_trained() -> None:
@@ -51,8 +51,8 @@ def test_the_new_channels_are_seen_once_their_weights_are_trained() -> None:
     t, x, known = torch.tensor([3, 77]), torch.randn(2, 3, 32, 32), pictures()
     nothing = Known(pixels_m11=known.pixels_m11, mask=torch.zeros_like(known.mask))
     low_res = x[:, :, ::2, ::2]
-    assert not torch.allclose(wide(x, t, low_res, known.channels()), wide(x, t, low_res))
-    assert torch.equal(wide(x, t, low_res, nothing.channels()), wide(x, t, low_res))
+    assert not torch.allclose(wide(x, t, low_res, known=known.channels()), wide(x, t, low_res))
+    assert torch.equal(wide(x, t, low_res, known=nothing.channels()), wide(x, t, low_res))
 
 
 def test_only_known_pixels_are_shown_and_small_ones_are_known_where_all_they_cover_is() -> None:
@@ -153,7 +153,7 @@ def test_bad_input_is_refused() -> None:
         model.inpaint(broken, TOKENS, MASK, unit(2), seed=0, sampling=STAGES)
     with pytest.raises(ValueError, match="takes no known pixels: widen it"):
         model.upsamplers[0](
-            torch.zeros(2, 3, 32, 32), torch.tensor([1, 1]), torch.zeros(2, 3, 16, 16), shown(32)
+            torch.zeros(2, 3, 32, 32), torch.tensor([1, 1]), torch.zeros(2, 3, 16, 16), known=shown(32)
         )
     with pytest.raises(ValueError, match="inpainting network already"):
         widened(models()["widened"].decoder)

@@ -32,6 +32,18 @@ def test_what_is_left_out_is_the_error_and_all_components_leave_nothing_out() ->
     torch.testing.assert_close(Pca.fit([ROWS], 3).truncate(ROWS, 3), pca.truncate(ROWS, 3))
 
 
+def test_a_share_of_the_variance_asks_for_the_fewest_components_that_hold_it() -> None:
+    pca = Pca.fit([ROWS])
+    for kept, share in enumerate(pca.explained().tolist(), start=1):
+        assert pca.components_for(share) == kept
+        assert pca.components_for(share - 0.002) == kept
+    first = pca.first(3)
+    torch.testing.assert_close(first.truncate(ROWS, 2), pca.truncate(ROWS, 2), rtol=0, atol=1e-4)
+    assert torch.equal(first.explained(), pca.explained()[:3])
+    with pytest.raises(ValueError, match=r"that 3 components hold, got 1.0; they hold 0.7"):
+        first.components_for(1.0)
+
+
 def test_buffers_are_the_whole_of_it(tmp_path: Path) -> None:
     pca = Pca.fit([ROWS], 3)
     save_file(pca.state_dict(), tmp_path / "pca.safetensors")

@@ -79,7 +79,7 @@ def test_seams_do_not_show(model: UnCLIP) -> None:
     whole, tiled = upsampled(model, low_res, None), upsampled(model, low_res, tile)
     parts = low_res.split(tile // 2, dim=3)
     edge_to_edge = torch.cat([upsampled(model, part, None) for part in parts], dim=3)
-    starts = Tiled(model.upsamplers[0], {}, tile=tile, stride=STRIDE).starts(192)
+    starts = Tiled(model.upsamplers[0], tile=tile, stride=STRIDE).starts(192)
     seams = starts[1:] + [start + tile for start in starts[:-1]]
     everywhere = list(range(1, 192))
 
@@ -94,10 +94,10 @@ def test_seams_do_not_show(model: UnCLIP) -> None:
 def test_memory_is_that_of_a_tile() -> None:
     network = randomised(dataclasses.replace(UPSAMPLER, patch_size=1).build())
     low_res, x, t = torch.rand(1, 3, 128, 128), torch.randn(1, 3, 128, 128), torch.tensor([5])
-    tiled = Tiled(network.denoise, {"low_res": low_res}, tile=32, stride=2)
+    tiled = Tiled(network.denoise, tile=32, stride=2)
     with torch.no_grad():
         whole_bytes = peak_bytes(lambda: network.denoise(x, t, low_res=low_res))
-        tile_bytes = peak_bytes(lambda: tiled(x, t))
+        tile_bytes = peak_bytes(lambda: tiled(x, t, low_res=low_res))
     assert tile_bytes < 0.2 * whole_bytes
 
 

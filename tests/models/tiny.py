@@ -1,10 +1,12 @@
 """The smallest configurations that still have every part, for tests."""
 
+import dataclasses
 from typing import TypeVar
 
 import torch
 
 from models.config import (
+    ARPriorConfig,
     ClipHeadsConfig,
     DecoderConfig,
     DiffusionConfig,
@@ -12,10 +14,26 @@ from models.config import (
     UnCLIPConfig,
     UpsamplerConfig,
 )
+from models.embedding_codec import EmbeddingCodec
+from models.pca import Pca
 
 DIM, CONTEXT, VOCAB = 16, 6, 50
 
 PRIOR = PriorConfig(embedding_dim=DIM, context=CONTEXT, width=32, layers=2, heads=2, vocab_size=VOCAB)
+AR_PRIOR = ARPriorConfig(
+    embedding_dim=DIM,
+    components=5,
+    vocab_size=VOCAB,
+    text_context=CONTEXT,
+    text_width=16,
+    text_layers=1,
+    text_heads=2,
+    context=8,
+    width=32,
+    layers=2,
+    heads=2,
+    buckets=16,
+)
 DECODER = DecoderConfig(
     embedding_dim=DIM,
     image_size=16,
@@ -52,17 +70,23 @@ UNCLIP = UnCLIPConfig(
     upsamplers=(UPSAMPLER,),
     upsampler_diffusions=(DiffusionConfig(steps=100, prediction="x0", variance="fixed_small"),),
 )
+AR_UNCLIP = dataclasses.replace(UNCLIP, prior=AR_PRIOR, prior_diffusion=None)
 
 NetworkT = TypeVar("NetworkT", bound=torch.nn.Module)
 
 
-def randomised(network: NetworkT, seed: int = 0) -> NetworkT:
+def randomised(network: NetworkT, seed: int = 0, scale: float = 0.1) -> NetworkT:
     """Every parameter drawn anew: zero-initialised layers would hide whatever comes before them."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=g) * 0.1)
+            parameter.copy_(torch.randn(parameter.shape, generator=g) * scale)
     return network.eval()
+
+
+def fitted_codec(config: ARPriorConfig, images: torch.Tensor, texts: torch.Tensor) -> EmbeddingCodec:
+    """The codec of these embeddings, [n, DIM] each."""
+    return EmbeddingCodec.fit(Pca.fit([images], config.components), [(images, texts)], buckets=config.buckets)
 
 
 def prompts(lengths: list[int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from filters.semantic_duplicates import Vectors, clustered_pairs
 from infra.store import Artifact
 from pipelines.aligned import read_metadata, read_table, shard_names
 from pipelines.concepts import compile_ignored, concept_of
-from pipelines.deduplicate import DeduplicateConfig, Semantic, clusters_table, find_pairs
+from pipelines.deduplicate import Clusters, DeduplicateConfig, Semantic, find_pairs
+from pipelines.fingerprints import Fingerprints, same_concept
 from tests import annotated
 
 SKIN_TONE = r"\b(medium-light|medium-dark|light|medium|dark) skin tone"
@@ -62,16 +65,9 @@ def test_variants_with_the_same_words_are_one_cluster(tmp_path: Path) -> None:
     captions = ["OK hand", "a drawing of OK hand: dark skin tone", "OK hand", "woman", "man"]
     angles = np.radians([0, 40, 100, 3, 45])
     vectors = Vectors.of([np.stack([np.cos(angles), np.sin(angles)], axis=1)])
-    table = pa.table(
-        {
-            "key": [f"{i}" for i in range(5)],
-            "caption": captions,
-            "width": [64] * 5,
-            "height": [64] * 5,
-        }
-    )
+    samples = Fingerprints.read([metadata_of(captions)], tmp_path, config.ignored_in_captions)
     pairs = find_pairs(
-        table,
+        samples,
         vectors,
         config,
         lambda limit, seed: clustered_pairs(
@@ -80,9 +76,15 @@ def test_variants_with_the_same_words_are_one_cluster(tmp_path: Path) -> None:
     )
     assert pairs["same_caption"].tolist() == [[0, 1]]
     assert pairs["semantic"].tolist() == [[0, 3], [1, 4]]
-    rows = clusters_table(table, {"same_caption": pairs["same_caption"]}, config)
-    assert rows["cluster"].to_pylist() == ["0", "0", "2", "3", "4"]
-    assert rows["concept"].to_pylist() == ["0", "0", "0", "3", "4"]  # a split never parts one concept
+    rows = Clusters.of(samples, {"same_caption": pairs["same_caption"]}).table(np.arange(5))
+    assert [int(key) for key in rows["cluster"].to_pylist()] == [0, 0, 2, 3, 4]
+    assert [int(key) for key in rows["concept"].to_pylist()] == [
+        0,
+        0,
+        0,
+        3,
+        4,
+    ]  # a split never parts one concept
 
 
 def test_a_moved_threshold_compares_nothing_anew(
@@ -107,11 +109,61 @@ def test_concepts() -> None:
         DeduplicateConfig(annotation="a", ignored_in_captions=("(",))
 
 
-def test_where_there_is_nothing_there_are_no_duplicates() -> None:
-    columns = {"key": pa.string(), "caption": pa.string(), "sha256": pa.string(), "thumbnail": pa.binary(768)}
-    columns |= {"width": pa.int32(), "height": pa.int32(), "phash": pa.uint64(), "dhash": pa.uint64()}
-    samples = pa.table({name: pa.array([], kind) for name, kind in columns.items()})
-    config = DeduplicateConfig(annotation="a")
+def test_where_there_is_nothing_there_are_no_duplicates(tmp_path: Path) -> None:
+    samples = Fingerprints.read([metadata_of([])], tmp_path)
     vectors = Vectors.of([np.zeros((0, 4), np.float32)])
+    config = DeduplicateConfig(annotation="a")
     pairs = find_pairs(samples, vectors, config, lambda *_: pytest.fail("there is nothing to compare"))
-    assert pairs == {} and len(clusters_table(samples, pairs, config)) == 0
+    clusters = Clusters.of(samples, pairs)
+    assert pairs == {} and len(clusters.table(np.arange(0))) == 0 and clusters.summary()["samples"] == 0
+
+
+def test_shards_and_their_borders_change_nothing(tmp_path: Path) -> None:
+    """Read as one table or as three, with a damaged row: the same fingerprints, thumbnails on disk."""
+    random = np.random.default_rng(0)
+    captions = [f"thing {i}" for i in random.integers(40, size=100)]
+    whole = metadata_of(captions, damaged=(7, 63))
+    once = Fingerprints.read([whole], tmp_path)
+    (tmp_path / "parts").mkdir()
+    parts = [whole.slice(0, 7), whole.slice(7, 56), whole.slice(63)]
+    again = Fingerprints.read(parts, tmp_path / "parts")
+    assert again.lengths == (7, 56, 37) and isinstance(again.thumbnails, np.memmap)
+    for name in ("intact", "areas", "concepts", "sha256", "hashes", "thumbnails"):
+        assert np.array_equal(getattr(once, name), getattr(again, name)), name
+    assert once.keys.equals(again.keys) and len(once.thumbnails) == 98
+    assert [group.tolist() for group in same_concept(once.concepts)] == sorted(
+        (
+            [i for i, other in enumerate(captions) if other == one]
+            for one in set(captions)
+            if captions.count(one) > 1
+        ),
+        key=lambda rows: once.concepts[rows[0]],
+    )
+
+
+def test_memory_does_not_hold_the_thumbnails(tmp_path: Path) -> None:
+    """A thumbnail weighs 768 bytes; what stays in memory of a sample is less than a third of one."""
+    table = metadata_of(["a caption"] * 2_000)
+    tracemalloc.start()
+    samples = Fingerprints.read((table for _ in range(20)), tmp_path)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(samples.keys) == 40_000 and held < 40_000 * 250
+
+
+def metadata_of(captions: list[str], damaged: Collection[int] = ()) -> pa.Table:
+    """Metadata as `annotate` writes it, of samples that have nothing but perhaps their captions in common."""
+    count, random = len(captions), np.random.default_rng(1)
+    return pa.table(
+        {
+            "key": pa.array([f"{row:09d}" for row in range(count)], pa.string()),
+            "caption": pa.array(captions, pa.string()),
+            "status": ["damaged_image" if row in damaged else "success" for row in range(count)],
+            "sha256": pa.array([f"{row:064x}" for row in range(count)], pa.string()),
+            "width": pa.array([64] * count, pa.int32()),
+            "height": pa.array([64] * count, pa.int32()),
+            "phash": pa.array(random.integers(2**63, size=count), pa.uint64()),
+            "dhash": pa.array(random.integers(2**63, size=count), pa.uint64()),
+            "thumbnail": pa.array([random.bytes(768) for _ in range(count)], pa.binary(768)),
+        }
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 
 from infra.store import Artifact
-from pipelines.cascade_io import CascadeError
+from pipelines.cascade_io import CascadeError, read_cascade, write_cascade
 from pipelines.generate import generate
+from tests.models.tiny import randomised
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -35,6 +37,28 @@ def test_the_same_call_gives_the_same_bytes(tmp_path: Path, model: Artifact) -> 
         generate(model.path, ["red heart"], n=2, seed=1, out_dir=tmp_path / name) for name in ("a", "b")
     )
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+
+
+def test_a_model_without_a_prior_draws_from_text_alone(tmp_path: Path, model: Artifact) -> None:
+    cascade = read_cascade(model.path)
+    config = cascade.model.config
+    glide = dataclasses.replace(
+        config,
+        prior=None,
+        prior_diffusion=None,
+        decoder=dataclasses.replace(config.decoder, embedding_dim=None),
+    )
+    write_cascade(
+        tmp_path / "glide",
+        randomised(glide.build()),
+        sampling=cascade.sampling,
+        encoder=cascade.encoder,
+        encoder_identity=cascade.encoder_identity,
+        heads=cascade.heads,
+    )
+    assert not (tmp_path / "glide" / "prior.safetensors").exists()
+    heart, cat, _ = generate(tmp_path / "glide", ["red heart", "a cat"], out_dir=tmp_path / "out")
+    assert (pixels(heart) != pixels(cat)).any(), "another prompt, another picture"
 
 
 def test_pictures_say_what_made_them(tmp_path: Path, model: Artifact) -> None:

@@ -46,7 +46,7 @@ def test_the_card_shows_figures_with_their_counts_and_limits(model: Artifact) ->
 
 def test_thresholds_name_every_miss() -> None:
     summary = {"upsampler_256_psnr_db_gain": -0.2, "cascade_kid_generated": 0.1}
-    require(summary, {"cascade_kid_generated": Bound(max=0.2)})
+    require(summary, {"cascade_kid_generated": Bound(max=0.2), "prior_cosine": None})
     with pytest.raises(NotGoodEnoughError) as error:
         require(
             summary,

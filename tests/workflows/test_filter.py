@@ -141,8 +141,13 @@ def test_bad_input_is_refused_before_any_work(
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "00000.tar").write_bytes(b"somebody's")
+    weights = tmp_path / "open-nsfw.onnx"
+    weights.write_bytes(b"not what it was measured with")
+    explicit = filtering.write_policy(tmp_path / "explicit.yaml", score="explicit_image")
+    changed = json.dumps({"explicit_image": {"weights": str(weights)}})
     out = tmp_path / "out"
     for arguments, line in (
+        ((shards, explicit, out, "--set", f"steps.annotate.scorer_files={changed}"), "sha256 is "),
         ((shards, unknown, out), "makes the score 'lexicon_violens' (did you mean 'lexicon_violent'?)"),
         ((shards, tmp_path / "no.yaml", out), "no.yaml' not found"),
         ((tmp_path / "gone", policy, out), f"folder {tmp_path / 'gone'}: no such folder"),

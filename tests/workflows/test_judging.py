@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.scores import read_scores
 from tests.pipelines.judge.test_change import judged_root, policy_file
 from workflows.cli.main import run_cli
+from workflows.judging import open_verdict
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +84,55 @@ def test_a_sweep_marks_the_policys_threshold(root: Path, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["marks"] == [
         {"rule": "explicit", "side": "above", "value": 0.6}
     ]
+
+
+def test_a_sweep_with_labels_gives_rates_at_every_threshold(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = open_verdict(root)
+    samples = read_scores(stored.annotation, ["explicit_image"])
+    scores = samples.score("explicit_image")
+    # Every third sample is labelled; those above .5 belong to the category, and one below.
+    rows = range(0, len(scores), 3)
+    positive = {row: bool(scores[row] > 0.5) or row == 3 * (len(rows) // 2) for row in rows}
+    labels = tmp_path / "labels.csv"
+    lines = [f"{samples.keys[row]},sexual,{int(positive[row])},uncertain" for row in rows]
+    labels.write_text("\n".join(["key,category,label,chosen_by", *lines]))
+    command = ["policy", "sweep", "explicit_image", "--labels", str(labels), "--root", str(root)]
+    page = tmp_path / "curve.html"
+    assert run_cli([*command, "--json", "--out", str(page)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["category"], told["picked"]) == ("sexual", len(rows))
+    (own,) = [point for point in told["points"] if point["threshold"] == 0.6]
+    flagged = {row for row in rows if scores[row] > 0.6}
+    hits = sum(positive[row] for row in flagged)
+    assert (own["recall"]["k"], own["recall"]["n"]) == (hits, sum(positive.values()))
+    assert (own["precision"]["k"], own["precision"]["n"]) == (hits, len(flagged))
+    for point in told["points"]:
+        low, high = point["recall"]["wilson"]
+        assert low <= point["recall"]["share"] <= high
+    last = told["points"][-1]
+    assert last["precision"]["share"] is None, "nothing lies above the highest score"
+    assert f"{hits} of {sum(positive.values())}" in page.read_text() and "category sexual" in page.read_text()
+    assert run_cli(command) == 0
+    text = capsys.readouterr().out
+    assert (
+        f"{len(rows)} labels are of samples that were picked" in text
+        and f"{hits} of {len(flagged)}, " in text
+    )
+
+
+@pytest.mark.parametrize(
+    "line, told",
+    [("nobody,sexual,1", "line 2: unknown key 'nobody'"), ("{key},sexy,1", "unknown category 'sexy'")],
+)
+def test_labels_that_fit_no_sweep_are_one_line(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, told: str
+) -> None:
+    key = read_scores(open_verdict(root).annotation, []).keys[0]
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"key,category,label\n{line.format(key=key)}\n")
+    command = ["policy", "sweep", "explicit_image", "--labels", str(labels), "--root", str(root)]
+    assert run_cli(command) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert told in error

@@ -6,15 +6,20 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import rankdata
 
 from filters.labels import Label, labels_csv, read_labels
 from infra.forget import ForgetList, ForgetRecord, write_record
 from infra.store import Artifact
+from pipelines.label.queue import Asked, build_queue
+from pipelines.scores import read_scores, worse_end
 from tests.scored import DISPUTED, keys_of, positive, scored_annotation
 from tests.tiny import tiny_corpus
 from workflows.cli.main import run_cli
@@ -215,3 +220,32 @@ def test_what_is_missing_or_unknown_is_one_line(
         "--read", str(decided), "--labels", str(labels)
     )
     assert not labels.exists()
+
+
+def test_disagreement_goes_from_the_better_to_the_declared_worse_end(tmp_path: Path) -> None:
+    """`image_text_cosine` is worse when low: where it falls as `explicit_image` rises, the two agree."""
+    annotation = scored_annotation(
+        tmp_path,
+        tiny_corpus(tmp_path),
+        renamed={"alarm": "explicit_image", "opinion": "image_text_cosine"},
+        scorers=("explicit_image", "embedding_similarity", "image_geometry", "caption_language"),
+    )
+    assert worse_end(annotation, "image_text_cosine") == "low"
+    assert worse_end(annotation, "image_width") == "neither"
+    assert worse_end(annotation, "language_en") == "low", "declared by the scorer as it was configured"
+    assert worse_end(annotation, "alarm") is None
+    samples = read_scores(annotation, ["explicit_image", "image_text_cosine"], ["sha256"])
+    asked = Asked(
+        category="violent",
+        strategies=["disagreement"],
+        scores=["explicit_image", "image_text_cosine"],
+        size=len(samples.keys),
+    )
+    first = build_queue(samples, [], asked)[0]
+    explicit, cosine = samples.score("explicit_image"), samples.score("image_text_cosine")
+    # `opinion` copies `alarm`, so as a cosine it contradicts it: most at the ends, least at the disputed row.
+    row = samples.keys.index(first.key)
+    apart = np.abs(rankdata(explicit) - rankdata(-cosine))
+    assert apart[row] == apart.max() > apart[DISPUTED]
+    with pytest.raises(ValueError, match="neither end of 'image_width' is worse"):
+        build_queue(samples, [], replace(asked, scores=["explicit_image", "image_width"]))

@@ -35,7 +35,7 @@ TABLE_3: dict[str, tuple[Any, Any, Any, Any]] = {
 TEXT_ENCODER = {"context": 256, "width": 2048, "layers": 24, "heads": 32}
 
 SAMPLING = {
-    "prior": {"steps": 64, "sampler": "ddpm"},
+    "prior": {"steps": 64, "sampler": "ddpm", "variance": "analytic"},
     "decoder": {"steps": 250, "sampler": "ddpm", "guidance": 1.25},
     "upsampler_256": {"steps": 27, "sampler": "ddim"},
     "upsampler_1024": {"steps": 15, "sampler": "ddim"},
@@ -47,6 +47,33 @@ PARAMETERS = {
     "decoder": 3.55e9,
     "upsampler_256": 0.730e9,
     "upsampler_1024": 0.282e9,
+}
+
+
+AR_PRIOR = {
+    # Table 3's first column.
+    "network.text_context": 256,
+    "network.text_width": 2048,
+    "network.text_layers": 24,
+    "network.text_heads": 32,
+    "network.context": 384,
+    "network.width": 1664,
+    "network.layers": 24,
+    "network.heads": 26,
+    "network.dropout": 0.0,
+    "optimiser.weight_decay": 4.0e-2,
+    "batch": 4096,
+    "steps": 1_000_000,
+    "optimiser.lr": 1.6e-4,
+    "optimiser.beta1": 0.9,
+    "optimiser.beta2": 0.91,
+    "optimiser.eps": 1e-10,
+    "ema_decay": 0.999,
+    # Section 2.2.
+    "network.components": 319,
+    "network.buckets": 1024,
+    "least_variance": 0.99,
+    "drop_text": 0.1,
 }
 
 
@@ -90,10 +117,11 @@ def test_sampling_is_that_of_table_3() -> None:
     stages = dict(zip(STAGES, (sampling.prior, sampling.decoder, *sampling.upsamplers), strict=True))
     for name, expected in SAMPLING.items():
         steps = config_of(name).diffusion.build().spaced(stages[name].steps).num_steps
-        got = {"steps": steps, "sampler": stages[name].sampler, "guidance": stages[name].guidance}
+        got = stages[name].to_dict() | {"steps": steps}
         assert {key: got[key] for key in expected} == expected, name
         assert stages[name].eta == 0
     assert sampling.prior_candidates == 2
+    assert sampling.prior.steps in config_of("prior").analytic_steps
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -103,6 +131,15 @@ def test_parameter_counts_are_within_3_percent(stage: str) -> None:
     with torch.device("meta"):
         network = config.build()
     assert parameter_count(network) == pytest.approx(PARAMETERS[stage], rel=0.03)
+
+
+def test_the_autoregressive_prior_is_table_3s_and_takes_the_others_place() -> None:
+    recipe = load_recipe("paper_ar_prior")
+    for path, expected in AR_PRIOR.items():
+        assert value_at(recipe.node("ar_prior").config, path) == expected, path
+    for step in ("evaluate", "register"):
+        assert getattr(recipe.node(step).inputs["prior"], "name", None) == "ar_prior"
+    assert recipe.node("evaluate").config.sampling.prior_candidates == 1  # type: ignore[attr-defined]
 
 
 def test_nothing_is_trained_before_somebody_approved() -> None:

@@ -28,6 +28,7 @@ from workflows.cli.run import run
 from workflows.cli.schema import schema
 from workflows.cli.status import status
 from workflows.cli.ui import ui
+from workflows.cli.weights import export, import_weights
 from workflows.refusal import Refusal, StepFailed
 
 
@@ -45,6 +46,8 @@ def cli() -> None:
     unclip judge --policy P               what another policy would change, from stored scores
     unclip approve my.yaml                let a verdict pass to training
     unclip generate "a red heart" -n 4    draw with the newest model
+    unclip import SOURCE --out DIR        weights of diffusers, Karlo or OpenAI as a model of this project
+    unclip export --layout diffusers --out DIR  a model as diffusers loads it
     unclip ui                             look at runs, metrics and pictures in MLflow
     unclip forget --list FILE             let samples reach nobody any more
     """
@@ -52,7 +55,7 @@ def cli() -> None:
 
 CORPUS = (plan, run, retry, append, adopt, forget, filter_shards)
 JUDGING = (judge, policy, approve, label, calibrate, fit)
-DRAWING = (generate, vary, reconstruct, interpolate, textdiff, inpaint)
+DRAWING = (generate, vary, reconstruct, interpolate, textdiff, inpaint, import_weights, export)
 for command in (*CORPUS, *JUDGING, *DRAWING, status, ui, doctor, schema):
     cli.add_command(command)
 

@@ -110,7 +110,7 @@ def reconstruct(image: Path, kept: tuple[int, ...], embeddings: Path | None, **s
             return m.reconstruct(sampler, pictures[0], **how)
         cascade = sampler.cascade
         if embeddings is not None:
-            pca = embedding_basis.basis_of_file(embeddings, cascade.model.config.prior.embedding_dim)
+            pca = embedding_basis.basis_of_file(embeddings, cascade.encoder_identity["dimension"])
         else:
             pca = embedding_basis.basis_of_root(settings["root"], cascade.encoder_identity)
         return m.principal(sampler, pictures[0], pca, kept, **how)

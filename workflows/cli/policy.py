@@ -27,6 +27,10 @@ def policy() -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Draw the curve here: .png, .svg or .html."
 )
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="CSV with the columns key,category,label: adds rates."
+)
+@click.option("--category", help="Of several in the labels, the one meant.")
 @verdict_option
 @root_option
 @json_option
@@ -36,6 +40,8 @@ def sweep(
     side: str | None,
     points: int,
     out: Path | None,
+    labels: Path | None,
+    category: str | None,
     verdict: str | None,
     root: Path,
     as_json: bool,
@@ -43,11 +49,13 @@ def sweep(
     """Print the kept share against the threshold of SCORE, the policy's own thresholds marked.
 
     "alone": nothing but this threshold drops; "with other rules": the policy's rules that do not read SCORE
-    drop as well.  Shares are of the rows that have the score.
+    drop as well.  Shares are of the rows that have the score.  With --labels each threshold has its recall
+    and precision on the labelled samples, with intervals.
 
     \b
     unclip policy sweep explicit_image
     unclip policy sweep toxic_toxic --out curve.html --root /data/unclip
+    unclip policy sweep explicit_image --labels labels.csv --category sexual --out curve.svg
     """
     from infra.machine import folder_problem
     from workflows.judging import open_verdict, read_policy, sweep_score, sweep_text
@@ -60,7 +68,9 @@ def sweep(
             raise Refusal(problem)
     stored = open_verdict(root, verdict)
     wanted = read_policy(file) if file else stored.policy
-    curve = sweep_score(stored, wanted, score, side=side, points=points)
+    if category and labels is None:
+        raise Refusal("--category: add --labels, the file whose category it is")
+    curve = sweep_score(stored, wanted, score, side=side, points=points, labels=labels, category=category)
     if out is not None:
         from pipelines.judge.sweep import write_curve
 

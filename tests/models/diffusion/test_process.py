@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -56,6 +58,25 @@ def test_q_sample_has_the_moments_of_its_closed_form() -> None:
     abar = diffusion.alphas_cumprod[400]
     assert x_t.mean().item() == pytest.approx(0.7 * abar.sqrt().item(), abs=0.03)
     assert x_t.var().item() == pytest.approx(1 - abar.item(), abs=0.03)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    level=st.floats(0, 1), seed=st.integers(0, 2**31), schedule=st.sampled_from([cosine_betas, linear_betas])
+)
+def test_a_level_of_noise_is_a_step_of_the_process(
+    level: float, seed: int, schedule: Callable[[int], torch.Tensor]
+) -> None:
+    """Level 0 changes nothing; level k / T is step k of T, to half a step."""
+    diffusion = Diffusion(schedule(1000), prediction="epsilon", variance="fixed_small")
+    g = torch.Generator().manual_seed(seed)
+    x0, noise = torch.randn(2, 3, 4, 4, generator=g), torch.randn(2, 3, 4, 4, generator=g)
+    levels = torch.tensor([0.0, level], dtype=torch.float64)
+    noised = diffusion.noise_to_level(x0, levels, noise)
+    assert torch.equal(noised[0], x0[0])
+    step = round(level * 1000) - 1
+    expected = diffusion.q_sample(x0, torch.tensor([0, max(step, 0)]), noise)[1] if step >= 0 else x0[1]
+    torch.testing.assert_close(noised[1], expected, rtol=0, atol=1e-5)
 
 
 def test_clipping_x0_keeps_epsilon_in_agreement_with_it() -> None:

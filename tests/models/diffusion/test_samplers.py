@@ -61,6 +61,29 @@ def test_a_perfect_denoiser_gives_the_right_mean_and_deviation(name: str) -> Non
     assert x.std().item() == pytest.approx(STD, rel=0.05)
 
 
+@pytest.mark.parametrize("name", ["ddpm", "ddim"])
+def test_a_guide_gives_the_posterior(name: str) -> None:
+    """Of an observation y of x_0 with noise of deviation R: its exact gradient turns the prior into the
+    posterior, a Gaussian whose mean and deviation have a closed form."""
+    y, r = 0.9, 0.15
+
+    def guide(x_t: Tensor, t: Tensor) -> Tensor:
+        abar = DIFFUSION.alphas_cumprod[t].to(x_t).reshape(-1, 1, 1, 1)
+        gain = abar.sqrt() * STD**2 / (abar * STD**2 + 1 - abar)
+        mean = MEAN + gain * (x_t - abar.sqrt() * MEAN)
+        variance = STD**2 * (1 - gain * abar.sqrt())
+        return gain * (y - mean) / (variance + r**2)
+
+    precision = 1 / STD**2 + 1 / r**2
+    noise = SampleNoise(seed=0, count=64)
+    sampler = ddpm if name == "ddpm" else ddim
+    # The shift of the mean is of first order in the step's length: DDPM takes every step.
+    process = DIFFUSION.spaced(1000 if name == "ddpm" else 250)
+    x = sampler(process, perfect, noise.draw((3, 8, 8)), noise=noise, clip_x0=False, guide=guide)
+    assert x.mean().item() == pytest.approx((MEAN / STD**2 + y / r**2) / precision, abs=0.01)
+    assert x.std().item() == pytest.approx(precision**-0.5, rel=0.06)
+
+
 def test_second_order_solvers_are_of_higher_order_than_ddim() -> None:
     """Twice the steps halve the error of DDIM on their common path, and quarter that of the others."""
     x_T = SampleNoise(seed=1, count=4).draw((3, 8, 8))

@@ -73,7 +73,9 @@ def test_stages_that_do_not_fit_are_refused(
     tmp_path: Path, stages: dict[str, Artifact], verdict: Artifact
 ) -> None:
     swapped = stages | {"verdict": verdict, "prior": stages["decoder"]}
-    with pytest.raises(CascadeError, match="expected a network of PriorConfig, got DecoderConfig"):
+    with pytest.raises(
+        CascadeError, match="expected a network of PriorConfig or ARPriorConfig, got DecoderConfig"
+    ):
         Bench.open(CONFIG, swapped, tmp_path)
     skipped = stages | {"verdict": verdict, "upsampler_256": stages["upsampler_1024"]}
     del skipped["upsampler_1024"]

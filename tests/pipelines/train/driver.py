@@ -15,7 +15,7 @@ from models.config import PriorConfig
 from pipelines.step import Context, step_address, step_config
 from pipelines.train.config import TrainPriorConfig, TrainResources
 from pipelines.train.optimiser import OptimiserSettings
-from pipelines.train.steps import TrainPrior
+from pipelines.train.prior_steps import TrainPrior
 from tests.tiny import tiny_annotation, tiny_corpus, tiny_verdict
 
 CONTEXT, VOCAB = 16, 600

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from infra.store import Artifact
-from models.config import DiffusionConfig, PriorConfig, UpsamplerConfig
+from models.config import ARPriorConfig, DiffusionConfig, PriorConfig, UpsamplerConfig
+from models.embedding_codec import EmbeddingCodec
+from models.pca import Pca
 from pipelines.train.index import build_index
 from pipelines.train.job import TrainJob
-from pipelines.train.objectives import PriorObjective, UpsamplerObjective
+from pipelines.train.objectives import ARPriorObjective, PriorObjective, UpsamplerObjective
 from pipelines.train.optimiser import OptimiserSettings
-from pipelines.train.stream import View
+from pipelines.train.stream import Stream, View
 from tests.tiny import tiny_annotation, tiny_corpus, tiny_verdict
 
 CONTEXT, VOCAB = 16, 600
@@ -71,6 +74,37 @@ def prior_job(tiny: Tiny, tmp_path: Path) -> Callable[..., TrainJob]:
             prefetch=0,
         )
         return replace(job, **changes)
+
+    return make
+
+
+@pytest.fixture
+def ar_prior_job(prior_job: Callable[..., TrainJob], tiny: Tiny, tmp_path: Path) -> Callable[..., TrainJob]:
+    """The same with an autoregressive prior, whose codec is fitted beforehand."""
+    config = ARPriorConfig(
+        embedding_dim=16,
+        components=8,
+        vocab_size=VOCAB,
+        text_context=CONTEXT,
+        text_width=16,
+        text_layers=1,
+        text_heads=2,
+        context=9,
+        width=16,
+        layers=1,
+        heads=2,
+        buckets=16,
+        dropout=0.1,
+    )
+    batch = Stream(tiny.index, split="train", seed=0).read(0, 24)
+    images, texts = torch.from_numpy(batch.image_embedding), torch.from_numpy(batch.text_embedding)
+    codec = EmbeddingCodec.fit(Pca.fit([images], 8), [(images, texts)], buckets=16)
+    torch.save({f"codec.{name}": x for name, x in codec.named_buffers()}, tmp_path / "buffers.pt")
+
+    def make(name: str = "run", **changes: Any) -> TrainJob:
+        buffers = tmp_path / "buffers.pt"
+        stage = {"network": config, "objective": ARPriorObjective(), "buffers": buffers}
+        return prior_job(name, **(stage | changes))
 
     return make
 

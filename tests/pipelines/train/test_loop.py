@@ -44,6 +44,11 @@ def test_it_learns_and_says_so(stage: str, request: pytest.FixtureRequest) -> No
     assert set(events[0]["values"]) == {"loss", "grad_norm", "lr", "samples_per_s"}
 
 
+def test_buffers_that_nobody_fitted_are_refused(ar_prior_job: Jobs) -> None:
+    with pytest.raises(TypeError, match=r"must bring exactly those .* not so for \['codec.dot_counts'"):
+        train(ar_prior_job(buffers=None))
+
+
 def test_micro_batches_add_up_to_the_batch(upsampler_job: Jobs) -> None:
     whole, parts = upsampler_job("whole", steps=3), upsampler_job("parts", steps=3, micro_batch=2)
     train(whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -9,11 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.config import DecoderConfig, DiffusionConfig, PriorConfig, UpsamplerConfig
+from models.ar_prior import AutoregressivePrior
+from models.config import ARPriorConfig, DecoderConfig, DiffusionConfig, PriorConfig, UpsamplerConfig
+from models.config_text import TextTransformerConfig
+from models.embedding_codec import EmbeddingCodec
+from models.pca import Pca
 from models.prior import embedding_scale
 from pipelines.train.draws import Draws, Purpose
 from pipelines.train.loop import split_batch
 from pipelines.train.objectives import (
+    ARPriorObjective,
     DecoderObjective,
     Network,
     Objective,
@@ -55,16 +61,55 @@ def _stages() -> dict[str, tuple[Network, Objective]]:
     )
     return {
         "prior": (prior.build(), PriorObjective(diffusion=X0, embedding_dim=16)),
+        "ar_prior": (_ar_prior(), ARPriorObjective()),
         "decoder": (decoder.build(), DecoderObjective(diffusion=HYBRID)),
         "upsampler": (upsampler.build(), UpsamplerObjective(diffusion=HYBRID, scale=4)),
         "upsampler_bsr": (
             upsampler.build(),
             UpsamplerObjective(diffusion=HYBRID, scale=4, degradation="bsr"),
         ),
+        "glide": (
+            dataclasses.replace(decoder, embedding_dim=None).build(),
+            DecoderObjective(diffusion=HYBRID, image=False, drop_text=0.2),
+        ),
+        "reading upsampler": (
+            dataclasses.replace(
+                upsampler,
+                noise_conditioning=True,
+                middle_attention=True,
+                num_head_channels=8,
+                text=TextTransformerConfig(vocab_size=VOCAB, context=CONTEXT, width=8, layers=1, heads=1),
+            ).build(),
+            UpsamplerObjective(diffusion=HYBRID, scale=4, noise_conditioning=True, text=True),
+        ),
     }
 
 
-@pytest.mark.parametrize("stage", ["prior", "decoder", "upsampler", "upsampler_bsr"])
+def _ar_prior() -> AutoregressivePrior:
+    config = ARPriorConfig(
+        embedding_dim=16,
+        components=6,
+        vocab_size=VOCAB,
+        text_context=CONTEXT,
+        text_width=16,
+        text_layers=1,
+        text_heads=2,
+        context=8,
+        width=16,
+        layers=1,
+        heads=2,
+        buckets=32,
+    )
+    network = config.build()
+    torch.nn.init.normal_(network.to_logits.weight)
+    images = torch.nn.functional.normalize(torch.randn(50, 16), dim=1)
+    network.codec = EmbeddingCodec.fit(Pca.fit([images], 6), [(images, images)], buckets=32)
+    return network
+
+
+@pytest.mark.parametrize(
+    "stage", ["prior", "ar_prior", "decoder", "upsampler", "upsampler_bsr", "glide", "reading upsampler"]
+)
 def test_losses_do_not_depend_on_how_the_batch_is_cut(batch: Batch, stage: str) -> None:
     network, objective = _stages()[stage]
 
@@ -118,10 +163,45 @@ def test_conditions_are_dropped_as_often_as_the_paper_says_and_independently(
     small = Stream(tiny.index, split="train", seed=0, context=CONTEXT, view=View(side=8)).read(0, 8)
     text = _recorded(PriorObjective(diffusion=X0, embedding_dim=16), batch, slice(-1, None))[0]
     assert 0.08 < text.mean() < 0.12
+    text = _recorded(ARPriorObjective(), batch, slice(-1, None))[0]
+    assert 0.08 < text.mean() < 0.12
     image, caption = _recorded(DecoderObjective(diffusion=HYBRID), small, slice(-2, None))
     assert 0.08 < image.mean() < 0.12
     assert 0.47 < caption.mean() < 0.53
     assert 0.04 < (image & caption).mean() < 0.06
+
+
+def test_upsamplers_are_trained_at_every_level_of_noise_and_told_it(tiny: Tiny) -> None:
+    small = Stream(tiny.index, split="train", seed=0, context=CONTEXT, view=View(side=8)).read(0, 8)
+    objective = UpsamplerObjective(diffusion=HYBRID, scale=4, noise_conditioning=True, text=True)
+    process = HYBRID.build()
+    assert small.image_u8 is not None
+    pixels_m11 = torch.from_numpy(small.image_u8).float() / 127.5 - 1
+    clean = objective.low_resolution(pixels_m11, Draws(0, Purpose.TRAINING, []))
+    levels: list[Tensor] = []
+    dropped: list[Tensor] = []
+    noise: list[Tensor] = []
+
+    def network(x_t: Tensor, _: Tensor, low_res: Tensor, level: Tensor, *text: Tensor) -> Tensor:
+        levels.append(level)
+        dropped.append(text[-1])
+        kept = process.noise_to_level(clean, level, torch.zeros_like(clean))
+        spread = process.noise_to_level(torch.zeros_like(clean), level, torch.ones_like(clean))
+        noise.append((low_res - kept) / spread.clamp(min=1e-6))
+        return torch.cat([x_t, x_t], 1)
+
+    for start in range(250):
+        objective.losses(network, small, Draws(0, Purpose.TRAINING, range(8 * start, 8 * start + 8)))
+    # Uniform on [0, 1): mean 1/2 and variance 1/12, to about four standard errors of 2,000 draws.
+    level = torch.cat(levels)
+    assert 0 <= float(level.min()) < 0.01 and 0.99 < float(level.max()) < 1
+    assert level.mean().item() == pytest.approx(1 / 2, abs=0.026)
+    assert level.var().item() == pytest.approx(1 / 12, abs=0.007)
+    # What was added is standard normal noise of just that level.
+    added = torch.cat(noise)[level > 0.001]
+    assert added.mean().item() == pytest.approx(0, abs=0.02)
+    assert added.std().item() == pytest.approx(1, abs=0.02)
+    assert torch.cat(dropped).float().mean().item() == pytest.approx(0.1, abs=0.027)
 
 
 def test_draws_belong_to_seed_purpose_and_position() -> None:

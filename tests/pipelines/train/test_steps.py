@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from infra.journal import Journal
 from infra.progress import Progress
 from infra.store import Store
+from models.ar_prior import AutoregressivePrior
 from models.config import from_tagged, parameter_count
 from pipelines.step import Context, Estimate, step_address
 from pipelines.train import launch
@@ -23,7 +24,9 @@ from pipelines.train.cost import START_S, cost_of
 from pipelines.train.job import TrainJob
 from pipelines.train.loop import train
 from pipelines.train.precision import choose_numerics
-from pipelines.train.steps import TrainDecoder, TrainPrior, TrainStep, TrainUpsampler
+from pipelines.train.prior_steps import TrainARPrior, TrainPrior
+from pipelines.train.steps import TrainDecoder, TrainStep, TrainUpsampler
+from pipelines.train.stream import Stream
 from tests.pipelines.train.fixtures import CONTEXT, VOCAB, Tiny
 
 WIRING = {"corpus": "c", "embeddings": "e", "verdict": "v"}
@@ -38,6 +41,24 @@ PRIOR = {
         "heads": 2,
         "vocab_size": VOCAB,
     },
+}
+AR_PRIOR = {
+    **COMMON,
+    "network": {
+        "embedding_dim": 16,
+        "components": 12,
+        "vocab_size": VOCAB,
+        "text_context": CONTEXT,
+        "text_width": 16,
+        "text_layers": 1,
+        "text_heads": 2,
+        "context": 16,
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "buckets": 32,
+    },
+    "least_variance": 0.5,
 }
 DECODER = {
     **COMMON,
@@ -72,10 +93,27 @@ UPSAMPLER = {
     "diffusion": {"prediction": "x0", "variance": "fixed_small"},
     "degradation": "blur",
 }
+GLIDE = {**DECODER, "network": {**DECODER["network"], "embedding_dim": None}, "drop_text": 0.2}
+READING_UPSAMPLER = {
+    **UPSAMPLER,
+    "network": {
+        **UPSAMPLER["network"],
+        "num_res_blocks": [1, 2],
+        "middle_attention": True,
+        "num_head_channels": 8,
+        "efficient": True,
+        "noise_conditioning": True,
+        "text": {"vocab_size": VOCAB, "context": CONTEXT, "width": 8, "layers": 1, "heads": 1},
+    },
+}
+FEATURES = {"features_dim": 8, "context": CONTEXT, "width": 8, "time_width": 32}
 STAGES: list[tuple[TrainStep[Any], dict[str, Any]]] = [
     (TrainPrior(), PRIOR),
+    (TrainARPrior(), AR_PRIOR),
     (TrainDecoder(), DECODER),
     (TrainUpsampler(), UPSAMPLER),
+    (TrainDecoder(), GLIDE),
+    (TrainUpsampler(), READING_UPSAMPLER),
 ]
 
 
@@ -92,6 +130,12 @@ STAGES: list[tuple[TrainStep[Any], dict[str, Any]]] = [
         (TrainUpsampler(), UPSAMPLER, {"crop_fraction": 0.1}, "crops of 6 px must be divisible by"),
         (TrainUpsampler(), UPSAMPLER, {"diffusion": {"variance": "fixed_small"}}, "must be 'x0', got 'epsi"),
         (TrainUpsampler(), UPSAMPLER, {"diffusion": {"prediction": "x0"}}, "both must learn the variance"),
+        (
+            TrainUpsampler(),
+            UPSAMPLER,
+            {"network": {**UPSAMPLER["network"], "text": FEATURES}},
+            "upsamplers are trained on token ids",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_when_the_recipe_is_read(
@@ -194,14 +238,60 @@ def test_an_artifact_rebuilds_its_network_and_accounts_for_every_kept_sample(
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_the_same_training_writes_the_same_bytes(tiny: Tiny, tmp_path: Path) -> None:
-    step, files = TrainPrior(), []
+@pytest.mark.parametrize(("step", "config"), STAGES[:2])
+def test_the_same_training_writes_the_same_bytes(
+    step: TrainStep[Any], config: dict[str, Any], tiny: Tiny, tmp_path: Path
+) -> None:
+    files: list[dict[str, bytes]] = []
     for name in ("a", "b"):
-        context = _context(step, step.Config(**PRIOR, zero_stage=None), tiny, tmp_path / name)
+        context = _context(step, step.Config(**config, zero_stage=None), tiny, tmp_path / name)
         step.run(context)
         files.append({p.name: p.read_bytes() for p in context.draft.path.iterdir() if p.is_file()})
     assert files[0] == files[1]
-    assert set(files[0]) == {"config.json", "model.safetensors", "ema.safetensors", "training.json"}
+    weights = {"model.safetensors", "ema.safetensors"}
+    assert set(files[0]) - {"noise_powers.safetensors"} == {"config.json", "training.json"} | weights
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_prior_brings_what_its_sampling_needs(tiny: Tiny, tmp_path: Path) -> None:
+    """Noise powers of one step each a respacing; the codec of the training embeddings, and of no others."""
+    step: TrainStep[Any] = TrainPrior()
+    config = step.Config(**PRIOR, zero_stage=None, analytic_steps=(3, "2,2"), analytic_samples=10)
+    context = _context(step, config, tiny, tmp_path / "diffusion")
+    step.run(context)
+    powers = load_file(context.draft.path / "noise_powers.safetensors")
+    assert {name: tuple(power.shape) for name, power in powers.items()} == {"3": (3,), "2,2": (4,)}
+    assert all(bool((power > 0).all()) for power in powers.values())
+
+    step = TrainARPrior()
+    context = _context(step, step.Config(**AR_PRIOR, zero_stage=None), tiny, tmp_path / "ar")
+    step.run(context)
+    state = load_file(context.draft.path / "ema.safetensors")
+    index = context.draft.work / "index.arrow"
+    images = torch.from_numpy(Stream(index, split="train", seed=0).read_in_key_order(0, 24).image_embedding)
+    torch.testing.assert_close(state["codec.pca.mean"], images.mean(dim=0), rtol=0, atol=1e-6)
+    assert int(state["codec.dot_counts"].sum()) == 24
+    prior = step.network(context.config).build()
+    prior.load_state_dict(state)
+    assert isinstance(prior, AutoregressivePrior)
+    tokens = prior.codec.encode(images)
+    assert tokens.amin(dim=0).tolist() == [0] * 12 and tokens.amax(dim=0).tolist() == [31] * 12
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_components_that_hold_too_little_are_refused_with_the_number_that_would_do(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    step = TrainARPrior()
+    config = step.Config(**(AR_PRIOR | {"least_variance": 0.999}))
+    with pytest.raises(ValueError, match=r"12 hold \d+\.\d+ % .* is 0.999; give 1[3-6] components"):
+        step.run(_context(step, config, tiny, tmp_path))
+
+
+def test_respacings_that_cannot_be_are_a_problem_of_the_plan() -> None:
+    step = TrainPrior()
+    (problem,) = step.check(step.Config(**PRIOR, analytic_steps=(64, 2000)))
+    assert "analytic_steps: spaced_steps: section 0 of 2000 asks for 2000 steps" in problem
 
 
 @pytest.mark.usefixtures("without_ray")
