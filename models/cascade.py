@@ -4,6 +4,7 @@ n samples, d embedding width, L text length, H W sides.  Tokens and text embeddi
 which tokenizer and which encoder made them is the business of whoever registered the model.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +18,12 @@ from models.config import UnCLIPConfig
 from models.diffusion.analytic import NoisePowers
 from models.diffusion.guidance import Guided
 from models.diffusion.noise import SampleNoise
-from models.diffusion.samplers import Callback, Guide
+from models.diffusion.process import Diffusion
+from models.diffusion.samplers import Callback, Denoiser, Guide
+from models.inpainting import Known, KnownRegion
 from models.prior import DiffusionPrior
 from models.sampling import CascadeSampling, StageSampling, check_upsamplers, sample
+from models.tiling import Tiled
 from models.upsampler import Upsampler
 
 Progress = Callable[[str, int, int, Tensor], None]
@@ -92,26 +96,84 @@ class UnCLIP(nn.Module):
         `text_embedding` is the encoder's, of unit norm; a cascade without prior may do without.  Put the
         networks in `eval()` first: dropout is theirs.  Raises `ValueError` on shapes the networks do not
         take, on numbers that are not finite, and when `sampling` does not fit the upsamplers.
+
+            >>> from models.tiny import QUICK, tiny_caption, tiny_model
+            >>> drawn = tiny_model().generate(*tiny_caption(), seed=0, samples=2, sampling=QUICK)
+            >>> [tuple(images.shape) for images in drawn.images_m11]
+            [(2, 3, 16, 16), (2, 3, 32, 32)]
         """
-        sampling = sampling or CascadeSampling()
-        check_upsamplers(sampling.upsamplers, self.config.upsamplers)
-        draw: dict[str, Any] = {"seed": seed, "first_index": first_index, "progress": progress}
         tokens, mask = (x.repeat_interleave(samples, dim=0) for x in (text_tokens, text_mask))
-        embedding, z = text_embedding, None
-        if embedding is not None:
-            embedding = embedding.repeat_interleave(samples, dim=0)
+        embedding = None if text_embedding is None else text_embedding.repeat_interleave(samples, dim=0)
+        draw: dict[str, Any] = {"seed": seed, "first_index": first_index, "progress": progress}
+        sampling = sampling or CascadeSampling()
+        return self._draw(tokens, mask, embedding, sampling=sampling, known=None, **draw)
+
+    @torch.no_grad()
+    def inpaint(
+        self,
+        known: Known,
+        text_tokens: Int[Tensor, "n L"] | Float[Tensor, "n L c"],
+        text_mask: Bool[Tensor, "n L"],
+        text_embedding: Float[Tensor, "n d"] | None = None,
+        *,
+        seed: int,
+        sampling: CascadeSampling | None = None,
+        first_index: int = 0,
+        progress: Progress | None = None,
+    ) -> Generated:
+        """Pictures of the captions that keep what is known of `known`, bit for bit at every stage's size.
+
+        `known` comes at the last stage's size.  Networks with `inpainting` see it; others, ordinary ones,
+        are only held to it (`models.inpainting.KnownRegion` says how well that goes).  Raises `ValueError`
+        as `generate` does, and on another size.
+
+            >>> from models.tiny import QUICK, tiny_caption, tiny_images, tiny_model
+            >>> mask = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+            >>> mask[..., :16] = True
+            >>> known = Known(pixels_m11=tiny_images(1, side=32), mask=mask)
+            >>> image = tiny_model().inpaint(known, *tiny_caption(), seed=0, sampling=QUICK).images_m11[-1]
+            >>> bool((image[..., :16] == known.pixels_m11[..., :16]).all())
+            True
+        """
+        size, got = self.image_size, tuple(known.pixels_m11.shape[2:])
+        if got != (size, size):
+            raise ValueError(f"UnCLIP.inpaint: expected pictures of {size}x{size} px, got {got[0]}x{got[1]}")
+        _check_finite("known pixels", known.channels())
+        draw: dict[str, Any] = {"seed": seed, "first_index": first_index, "progress": progress}
+        sampling = sampling or CascadeSampling()
+        return self._draw(text_tokens, text_mask, text_embedding, sampling=sampling, known=known, **draw)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the last stage's pictures, px."""
+        return math.prod(c.scale for c in self.config.upsamplers) * self.config.decoder.image_size
+
+    def _draw(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        embedding: Tensor | None,
+        *,
+        sampling: CascadeSampling,
+        known: Known | None,
+        **draw: Any,
+    ) -> Generated:
+        check_upsamplers(sampling.upsamplers, self.config.upsamplers)
+        z = None
         if self.prior is not None:
             if embedding is None:
-                raise ValueError("UnCLIP.generate: the prior reads a text embedding, got none")
-            candidates = sampling.prior_candidates
-            z = self.sample_prior(
-                tokens, mask, embedding, settings=sampling.prior, candidates=candidates, **draw
-            )
+                raise ValueError("UnCLIP: the prior reads a text embedding, got none")
+            how: dict[str, Any] = {"settings": sampling.prior, "candidates": sampling.prior_candidates}
+            z = self.sample_prior(tokens, mask, embedding, **how, **draw)
         pooled = None if self.config.decoder.text_pooled_dim is None else embedding
-        images = [self.decode(z, tokens, mask, settings=sampling.decoder, text_pooled=pooled, **draw)]
-        for stage in range(len(self.upsamplers)):
-            settings = sampling.upsamplers[stage]
-            images.append(self.upsample(images[-1], stage, tokens, mask, settings=settings, **draw))
+        size = self.config.decoder.image_size
+        at = known and known.at((size, size))
+        decoding: dict[str, Any] = {"settings": sampling.decoder, "text_pooled": pooled, "known": at}
+        images = [self.decode(z, tokens, mask, **decoding, **draw)]
+        for stage, config in enumerate(self.config.upsamplers):
+            size *= config.scale
+            at, settings = known and known.at((size, size)), sampling.upsamplers[stage]
+            images.append(self.upsample(images[-1], stage, tokens, mask, settings=settings, known=at, **draw))
         return Generated(image_embeddings=z, images_m11=tuple(images))
 
     @torch.no_grad()
@@ -155,13 +217,14 @@ class UnCLIP(nn.Module):
         text_pooled: Float[Tensor, "n p"] | None = None,
         x_T: Float[Tensor, "n 3 H W"] | None = None,
         guide: Guide | None = None,
+        known: Known | None = None,
         first_index: int = 0,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n 3 H W"]:
         """Images in [-1, 1] at the decoder's size.  Guided away from the branch without embedding and
         caption.  `x_T`: the noise to begin with, as from `models.manipulation.invert`; drawn if not given.
         `guide`: classifier guidance beside it, such as `models.noised_clip.clip_guide`.  `image_embedding` is
-        None for a decoder that reads none."""
+        None for a decoder that reads none.  `known`: what of them stays as it is, at the decoder's size."""
         dtype = torch.get_default_dtype()
         if image_embedding is not None:
             _check_finite("image_embedding", image_embedding)
@@ -169,17 +232,18 @@ class UnCLIP(nn.Module):
         noise = SampleNoise(seed, len(text_mask), first=first_index, stream=DECODER_STREAM)
         size = self.decoder.config.image_size
         drawn = noise.draw((3, size, size), device=text_mask.device, dtype=dtype)
-        denoise = self.guided_decoder(image_embedding, text_tokens, text_mask, settings.guidance, text_pooled)
-        return sample(
+        conditions = (image_embedding, text_tokens, text_mask)
+        denoise = self.guided_decoder(*conditions, settings.guidance, text_pooled, known)
+        return _sample_image(
             settings,
             self.decoder_diffusion,
             denoise,
             drawn if x_T is None else x_T,
+            known,
             noise=noise,
-            clip_x0=True,
             guide=guide,
             callback=_named(progress, "decoder"),
-        ).clamp(-1, 1)
+        )
 
     def guided_decoder(
         self,
@@ -188,14 +252,17 @@ class UnCLIP(nn.Module):
         text_mask: Bool[Tensor, "n L"],
         guidance: float,
         text_pooled: Float[Tensor, "n p"] | None = None,
+        known: Known | None = None,
     ) -> Guided:
         """The decoder with its conditions bound, as samplers take it."""
         everything = torch.ones(len(text_mask), dtype=torch.bool, device=text_mask.device)
         condition = partial(
             self.decoder.condition, image_embedding, text_tokens, text_mask, text_pooled=text_pooled
         )
-        conditional, null = condition(), condition(everything, everything)
-        return Guided(self.decoder.denoise, conditional.as_kwargs(), null.as_kwargs(), guidance)
+        shown = _shown(known, self.config.decoder.inpainting)
+        conditional = {**condition().as_kwargs(), **shown}
+        null = {**condition(everything, everything).as_kwargs(), **shown}
+        return Guided(self.decoder.denoise, conditional, null, guidance)
 
     @torch.no_grad()
     def upsample(
@@ -207,11 +274,13 @@ class UnCLIP(nn.Module):
         *,
         seed: int,
         settings: StageSampling,
+        known: Known | None = None,
         first_index: int = 0,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n 3 H W"]:
         """Images in [-1, 1] at `low_res`'s size times the scale of upsampler `stage`, which need not be
-        square.  An upsampler that reads no text ignores it.
+        square.  An upsampler that reads no text ignores it.  `known`: what of them stays as it is, at their
+        size.
 
         With noise conditioning `low_res` is noised to `settings.noise_level` first, by the stage's process.
         """
@@ -225,15 +294,15 @@ class UnCLIP(nn.Module):
         if config.noise_conditioning:
             level = low_res.new_full((len(low_res),), settings.noise_level)
             low_res = process.noise_to_level(low_res, level, noise.like(low_res))
-        return sample(
+        return _sample_image(
             settings,
             process,
-            self._guided_upsampler(stage, low_res, level, text_tokens, text_mask, settings.guidance),
+            self._guided_upsampler(stage, low_res, level, text_tokens, text_mask, settings, known),
             x_T,
+            known,
             noise=noise,
-            clip_x0=True,
             callback=_named(progress, f"upsampler{stage}"),
-        ).clamp(-1, 1)
+        )
 
     def _guided_upsampler(
         self,
@@ -242,18 +311,45 @@ class UnCLIP(nn.Module):
         level: Tensor | None,
         text: Tensor | None,
         mask: Tensor | None,
-        guidance: float,
+        settings: StageSampling,
+        known: Known | None,
     ) -> Guided:
         upsampler = self.upsamplers[stage]
         assert isinstance(upsampler, Upsampler)
-        if upsampler.config.text is None:
+        config = upsampler.config
+        if config.text is None:
             text = mask = None
-        conditional = {"low_res": low_res, **upsampler.condition(level, text, mask)}
+        # Resized once, and before it is cut into tiles.
+        size = (low_res.shape[2] * config.scale, low_res.shape[3] * config.scale)
+        shown = {"low_res": upsampler.resize(low_res, size), **_shown(known, config.inpainting)}
+        conditional = {**shown, **upsampler.condition(level, text, mask)}
         null = conditional
-        if guidance != 1:
+        if settings.guidance != 1:
             everything = torch.ones(len(low_res), dtype=torch.bool, device=low_res.device)
-            null = {"low_res": low_res, **upsampler.condition(level, text, mask, everything)}
-        return Guided(upsampler.denoise, conditional, null, guidance)
+            null = {**shown, **upsampler.condition(level, text, mask, everything)}
+        network: Callable[..., Tensor] = upsampler.denoise
+        if settings.tile is not None:
+            network = Tiled(upsampler.denoise, tile=settings.tile, stride=config.unet.stride)
+        return Guided(network, conditional, null, settings.guidance)
+
+
+def _sample_image(
+    settings: StageSampling,
+    diffusion: Diffusion,
+    denoise: Denoiser,
+    x_T: Tensor,
+    known: Known | None,
+    **how: Any,
+) -> Tensor:
+    if known is None:
+        return sample(settings, diffusion, denoise, x_T, clip_x0=True, **how).clamp(-1, 1)
+    held = KnownRegion(denoise, diffusion, known)
+    return known.paste(sample(settings, diffusion, held, x_T, clip_x0=True, **how).clamp(-1, 1))
+
+
+def _shown(known: Known | None, inpainting: bool) -> dict[str, Tensor]:
+    """What a network is shown of the known pixels: only one that was trained on them takes any."""
+    return {"known": known.channels()} if known is not None and inpainting else {}
 
 
 def _named(progress: Progress | None, stage: str) -> Callback | None:

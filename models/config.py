@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     import models.upsampler
 
 
+KNOWN_CHANNELS = 4
+"""What an inpainting network also sees (GLIDE, 2112.10741): three of known pixels, one of the mask."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class DiffusionConfig(Config):
     """A diffusion process: schedule, what is predicted, which variance."""
@@ -101,6 +105,8 @@ class DecoderConfig(Config):
     dropout: float = 0.0
     norm_groups: int = 32
     patch_size: int = 1
+    inpainting: bool = False
+    """Four more input channels: the known pixels and where they are (`models.inpainting`)."""
 
     def __post_init__(self) -> None:
         check_positive(self, "image_tokens")
@@ -117,6 +123,7 @@ class DecoderConfig(Config):
             model_channels=self.model_channels,
             channel_mult=self.channel_mult,
             num_res_blocks=self.num_res_blocks,
+            in_channels=3 + (KNOWN_CHANNELS if self.inpainting else 0),
             attention_resolutions=self.attention_resolutions,
             num_head_channels=self.num_head_channels,
             encoder_channels=self.text_width,
@@ -190,6 +197,8 @@ class UpsamplerConfig(Config):
     networks that predict x0; not in the paper, whose networks train for a million steps instead."""
     norm_groups: int = 32
     patch_size: int = 1
+    inpainting: bool = False
+    """Four more input channels: the known pixels at `image_size` and where they are."""
     text: TextTransformerConfig | TextFeaturesConfig | None = None
     attention_resolutions: tuple[int, ...] = ()
     """As in `UNetConfig`; unCLIP: none, which lets a network trained on crops run at any size."""
@@ -228,7 +237,7 @@ class UpsamplerConfig(Config):
             model_channels=self.model_channels,
             channel_mult=self.channel_mult,
             num_res_blocks=self.num_res_blocks,
-            in_channels=6,
+            in_channels=6 + (KNOWN_CHANNELS if self.inpainting else 0),
             out_channels=6 if self.learned_variance else 3,
             attention_resolutions=self.attention_resolutions,
             num_head_channels=self.num_head_channels,

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from models.config import DecoderConfig
+from models.inpainting import append_known
 from models.text_conditioned import TextConditioned
 from models.text_features import Conditioning
 from models.unet import UNet
@@ -48,14 +49,15 @@ class Decoder(TextConditioned):
         drop_image: Bool[Tensor, " B"] | None = None,
         drop_text: Bool[Tensor, " B"] | None = None,
         text_pooled: Float[Tensor, "B p"] | None = None,
+        known: Float[Tensor, "B 4 H W"] | None = None,
     ) -> Float[Tensor, "B 6 H W"]:
         """Raw output: three channels of mean, three of variance.
 
         Where `drop_image` is True the embedding is replaced by a learned null, where `drop_text` is True the
-        caption by the empty one, or features by their null.
+        caption by the empty one, or features by their null.  `known` as in `denoise`.
         """
         conditioning = self.condition(image_embedding, text, text_mask, drop_image, drop_text, text_pooled)
-        return self.denoise(x_t, t, **conditioning.as_kwargs())
+        return self.denoise(x_t, t, **conditioning.as_kwargs(), known=known)
 
     def condition(
         self,
@@ -101,9 +103,12 @@ class Decoder(TextConditioned):
         time_shift: Float[Tensor, "B E"],
         context: Float[Tensor, "B width L"],
         context_mask: Bool[Tensor, "B L"] | None = None,
+        known: Float[Tensor, "B 4 H W"] | None = None,
     ) -> Float[Tensor, "B 6 H W"]:
-        """The U-Net with conditions already encoded by `condition`."""
-        return self.unet(x_t, t, time_shift=time_shift, context=context, context_mask=context_mask)
+        """The U-Net with conditions already encoded by `condition`.  `known`: `Known.channels()`, for a
+        network with `config.inpainting`; without it nothing is known."""
+        x = append_known(x_t, known, self.config.inpainting)
+        return self.unet(x, t, time_shift=time_shift, context=context, context_mask=context_mask)
 
     def _check(self, image_embedding: Tensor | None) -> None:
         c = self.config

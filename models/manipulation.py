@@ -80,6 +80,26 @@ def interpolation_path(
     return torch.cat([slerp(a, b, fraction) for fraction in fractions])
 
 
+def arithmetic_path(
+    image_embedding: Float[Tensor, "1 d"],
+    text_embedding: Float[Tensor, "1 d"],
+    baseline: Float[Tensor, "1 d"],
+    amounts: Sequence[float],
+) -> Float[Tensor, "_points d"]:
+    """norm(z_i + amount * (z_t - z_t0)), one an amount: "queen = king - man + woman" on embeddings.
+
+    Not in unCLIP, whose text differences turn by an angle whatever the texts' distance; here texts that
+    differ little change little, and amounts below 0 go the other way.  Raises as `text_diff_path`.
+
+        >>> a, b = torch.eye(2)[:1], torch.eye(2)[1:]
+        >>> arithmetic_path(a, b, a, (0.0, 1.0))
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    difference = _difference(text_embedding, baseline, "arithmetic_path")
+    return F.normalize(torch.cat([image_embedding + amount * difference for amount in amounts]), dim=-1)
+
+
 def text_diff_path(
     image_embedding: Float[Tensor, "1 d"],
     text_embedding: Float[Tensor, "1 d"],
@@ -91,7 +111,12 @@ def text_diff_path(
     z_theta = slerp(z_i, norm(z_t - z_t0), theta); the paper goes up to a theta of 0.25 to 0.5.
     Raises `ValueError` where both texts have one embedding.
     """
+    difference = _difference(text_embedding, baseline, "text_diff_path")
+    return interpolation_path(image_embedding, F.normalize(difference, dim=-1), fractions)
+
+
+def _difference(text_embedding: Tensor, baseline: Tensor, where: str) -> Tensor:
     difference = text_embedding - baseline
     if float(difference.norm()) < 1e-6:
-        raise ValueError("text_diff_path: expected two texts that differ, got two of equal embedding")
-    return interpolation_path(image_embedding, F.normalize(difference, dim=-1), fractions)
+        raise ValueError(f"{where}: expected two texts that differ, got two of equal embedding")
+    return difference

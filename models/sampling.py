@@ -4,7 +4,8 @@ use."""
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-from models.config import Config, UpsamplerConfig
+from models.config import UpsamplerConfig
+from models.config_base import Config, check_positive
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,13 @@ class StageSampling(Config):
     """Of upsamplers with noise conditioning: how much noise is added to their input, 0 none, 1 nothing but
     noise.  Imagen: 0.1 to 0.3 are best (2205.11487, section 2.4)."""
 
+    tile: int | None = None
+    """Of upsamplers: side in pixels of the overlapping tiles that the network runs over, where memory is
+    short (`models.tiling`); None: the whole picture at once."""
+
     def __post_init__(self) -> None:
+        if self.tile is not None:
+            check_positive(self, "tile")
         if self.guidance < 0 or self.eta < 0:
             raise ValueError(
                 f"StageSampling: guidance and eta must be at least 0, got {self.guidance} and {self.eta}"
@@ -73,6 +80,10 @@ class CascadeSampling(Config):
         if self.prior_candidates < 1:
             raise ValueError(
                 f"CascadeSampling.prior_candidates: expected at least 1, got {self.prior_candidates}"
+            )
+        if self.prior.tile is not None or self.decoder.tile is not None:
+            raise ValueError(
+                "CascadeSampling: prior and decoder see the whole at once; tile belongs to upsamplers"
             )
         if any(stage.variance == "analytic" for stage in (self.decoder, *self.upsamplers)):
             raise ValueError("CascadeSampling: variance 'analytic' is estimated for the prior alone")

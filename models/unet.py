@@ -78,6 +78,8 @@ class UNet(nn.Module):
         if time_shift is not None:
             embedding = embedding + time_shift.to(embedding)
         h = F.pixel_unshuffle(x_t, self.config.patch_size) if self.config.patch_size > 1 else x_t
+        # As convolutions want it on a CPU and on tensor cores; every layer hands the layout on.
+        h = h.contiguous(memory_format=torch.channels_last)
         skips = []
         for block in self.input_blocks:
             h = block(h, embedding, context, context_mask)
@@ -86,7 +88,8 @@ class UNet(nn.Module):
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), embedding, context, context_mask)
         h = self.out(h.to(x_t.dtype))
-        return F.pixel_shuffle(h, self.config.patch_size) if self.config.patch_size > 1 else h
+        h = F.pixel_shuffle(h, self.config.patch_size) if self.config.patch_size > 1 else h
+        return h.contiguous()
 
     # ---- construction ----------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from models.config import UpsamplerConfig
+from models.inpainting import append_known
 from models.layers import timestep_embedding
 from models.text_conditioned import TextConditioned
 from models.unet import UNet
@@ -48,16 +49,17 @@ class Upsampler(TextConditioned):
         text: Int[Tensor, "B L"] | Float[Tensor, "B L c"] | None = None,
         text_mask: Bool[Tensor, "B L"] | None = None,
         drop_text: Bool[Tensor, " B"] | None = None,
+        known: Float[Tensor, "B 4 H W"] | None = None,
     ) -> Float[Tensor, "B out H W"]:
         """Raw output of 3 channels, or 6 with a learned variance.  `low_res` is in [-1, 1], of any size whose
-        shape is that of x_t divided by one number, already noised to `noise_level`.
+        shape is that of x_t divided by one number, already noised to `noise_level`.  `known`:
+        `Known.channels()`, for a network with `config.inpainting`; without it nothing is known.
 
         Raises `ValueError` when the shapes do not match or are not divisible by the stride, and when a
         condition comes or lacks against the configuration.
         """
-        return self.denoise(
-            x_t, t, low_res=low_res, **self.condition(noise_level, text, text_mask, drop_text)
-        )
+        conditions = self.condition(noise_level, text, text_mask, drop_text)
+        return self.denoise(x_t, t, low_res=low_res, known=known, **conditions)
 
     def condition(
         self,
@@ -89,6 +91,7 @@ class Upsampler(TextConditioned):
         t: Int[Tensor, " B"],
         *,
         low_res: Float[Tensor, "B 3 h w"],
+        known: Float[Tensor, "B 4 H W"] | None = None,
         **conditions: Tensor,
     ) -> Float[Tensor, "B out H W"]:
         """`forward` with the conditions of `condition`, by name, as the samplers want it."""
@@ -100,7 +103,8 @@ class Upsampler(TextConditioned):
                 f"shape; crop both alike"
             )
         resized = self.resize(low_res, (height, width))
-        output = self._unet_of(t)(torch.cat([x_t, resized], dim=1), t, **conditions)
+        x = append_known(torch.cat([x_t, resized], dim=1), known, self.config.inpainting)
+        output = self._unet_of(t)(x, t, **conditions)
         return output + resized if self.config.residual else output
 
     def resize(self, low_res: Float[Tensor, "B 3 h w"], size: tuple[int, int]) -> Float[Tensor, "B 3 H W"]:

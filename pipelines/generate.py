@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from infra.progress import Progress
+from models.config import UnCLIPConfig
 from models.sampling import CascadeSampling
 
 if TYPE_CHECKING:
@@ -47,12 +48,14 @@ class Sampler:
         *,
         guidance: float | None = None,
         steps: int | None = None,
+        tile: int | None = None,
         threads: int | None = None,
     ) -> Sampler:
         """Read a model folder and the encoder it was trained with.
 
         guidance: of the decoder, instead of the model's own.  steps: of prior and decoder, likewise; a prior
-        whose analytic variance was not estimated for them samples with the process's own.
+        whose analytic variance was not estimated for them samples with the process's own.  tile: side in
+        pixels of the tiles that upsamplers run over.
         Raises `CascadeError` where the folder is no model or the installed encoder is another one,
         `GenerateError` for settings that cannot be sampled with.
         """
@@ -81,7 +84,8 @@ class Sampler:
                 f"installed: {', '.join(different)} differ"
             )
         try:
-            sampling = _override(cascade, guidance=guidance, steps=steps)
+            sampling = _override(cascade, guidance=guidance, steps=steps, tile=tile)
+            _check_tile(cascade.model.config, tile)
         except ValueError as error:
             raise GenerateError(str(error)) from error
         return Sampler(cascade=cascade, encoder=encoder, sampling=sampling)
@@ -145,6 +149,7 @@ def generate(
     out_dir: Path,
     guidance: float | None = None,
     steps: int | None = None,
+    tile: int | None = None,
     batch: int = 8,
     progress: Progress | None = None,
 ) -> list[Path]:
@@ -157,7 +162,7 @@ def generate(
 
     if n < 1 or not prompts:
         raise GenerateError(f"nothing to generate: {len(prompts)} prompts, {n} pictures of each")
-    sampler = Sampler.load(model_dir, guidance=guidance, steps=steps)
+    sampler = Sampler.load(model_dir, guidance=guidance, steps=steps, tile=tile)
     for prompt in prompts:
         sampler.check(prompt)
     progress = progress or Progress("generate", quiet=True)
@@ -197,7 +202,9 @@ def write_pictures(
     return [*paths, grid]
 
 
-def _override(cascade: LoadedCascade, *, guidance: float | None, steps: int | None) -> CascadeSampling:
+def _override(
+    cascade: LoadedCascade, *, guidance: float | None, steps: int | None, tile: int | None
+) -> CascadeSampling:
     sampling = cascade.sampling
     prior, decoder = sampling.prior, sampling.decoder
     if guidance is not None:
@@ -206,7 +213,20 @@ def _override(cascade: LoadedCascade, *, guidance: float | None, steps: int | No
         estimated = str(steps) in cascade.model.config.prior_noise_powers
         prior = dataclasses.replace(prior, steps=steps, variance=prior.variance if estimated else "model")
         decoder = dataclasses.replace(decoder, steps=steps)
-    return dataclasses.replace(sampling, prior=prior, decoder=decoder)
+    upsamplers = sampling.upsamplers
+    if tile is not None:
+        upsamplers = tuple(dataclasses.replace(stage, tile=tile) for stage in upsamplers)
+    return dataclasses.replace(sampling, prior=prior, decoder=decoder, upsamplers=upsamplers)
+
+
+def _check_tile(config: UnCLIPConfig, tile: int | None) -> None:
+    """Raises `ValueError` on tiles that an upsampler cannot run over: before the first hour, not after."""
+    from models.tiling import check_tile
+
+    if tile is None:
+        return
+    for upsampler in config.upsamplers:
+        check_tile(tile, upsampler.unet.stride)
 
 
 def _file_name(prompts: Sequence[str], number: int, seed: int, index: int) -> str:

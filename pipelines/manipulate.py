@@ -1,15 +1,14 @@
-"""Variations, interpolations and text differences of images with a model folder (2204.06125, section 3).
+"""Pictures made of picture files with a model folder (2204.06125, section 3; inpainting: 2112.10741).
 
-An image is taken apart into z, its embedding, and x_T, its noise (`models.manipulation`); the caption is left
-empty, because z says what it shows.  Every function returns pictures by stage, the last the largest.
+`models.manipulator` draws; here files are read, encoded, and cut to the model's sizes.  Every function
+returns pictures by stage, the last the largest.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
@@ -20,6 +19,9 @@ from pipelines.pictures import to_u8
 
 if TYPE_CHECKING:
     import torch
+
+    from models.manipulator import Latents, Manipulator
+    from models.pca import Pca
 
 MAX_PIXELS = 64_000_000
 STEPS = 50
@@ -44,26 +46,46 @@ def vary(
     sampler: Sampler, image: Picture, *, count: int, eta: float = 0.7, seed: int = 0, steps: int = STEPS
 ) -> list[list[Picture]]:
     """`count` images of the same z and x_T: DDIM with `eta` > 0 changes details (section 3.1), 0 nothing."""
-    z, x_T = _latents(sampler, [image], steps)
-    return _draw(sampler, z.repeat(count, 1), x_T.repeat(count, 1, 1, 1), eta=eta, seed=seed, steps=steps)
+    draw = _manipulator(sampler, seed, steps)
+    return _pictures(draw.vary(_latents(draw, sampler, image), count, eta=eta))
+
+
+def reconstruct(
+    sampler: Sampler, image: Picture, *, seed: int = 0, steps: int = STEPS
+) -> list[list[Picture]]:
+    """The image as the model gives it back from z and x_T, in a list of one."""
+    draw = _manipulator(sampler, seed, steps)
+    return _pictures(draw.reconstruct(_latents(draw, sampler, image)))
+
+
+def principal(
+    sampler: Sampler, image: Picture, pca: Pca, kept: Sequence[int], *, seed: int = 0, steps: int = STEPS
+) -> list[list[Picture]]:
+    """The image as the first principal components of its embedding tell it, one a number of them (Fig. 7)."""
+    import torch
+
+    draw = _manipulator(sampler, seed, steps)
+    z = torch.from_numpy(sampler.encoder.encode_images([image]))
+    try:
+        return _pictures(draw.principal(z, pca, kept))
+    except ValueError as error:
+        raise GenerateError(str(error)) from error
 
 
 def interpolate(
-    sampler: Sampler, first: Picture, last: Picture, *, count: int, seed: int = 0, steps: int = STEPS
+    sampler: Sampler,
+    first: Picture,
+    last: Picture,
+    *,
+    count: int,
+    noise: Literal["slerp", "fixed"] = "slerp",
+    seed: int = 0,
+    steps: int = STEPS,
 ) -> list[list[Picture]]:
-    """`count` images from `first` to `last`, z and x_T both turned by slerp (section 3.2)."""
-    from models.manipulation import interpolation_path
-
-    z, x_T = _latents(sampler, [first, last], steps)
-    fractions = np.linspace(0, 1, count).tolist()
-    return _draw(
-        sampler,
-        interpolation_path(z[:1], z[1:], fractions),
-        interpolation_path(x_T[:1], x_T[1:], fractions),
-        eta=0.0,
-        seed=seed,
-        steps=steps,
-    )
+    """`count` images from `first` to `last`, z turned by slerp, x_T as well or fixed (section 3.2)."""
+    draw = _manipulator(sampler, seed, steps)
+    start, end = _latents(draw, sampler, first), _latents(draw, sampler, last)
+    return _pictures(draw.interpolate(start, end, count, noise=noise))
 
 
 def text_diff(
@@ -74,57 +96,92 @@ def text_diff(
     *,
     count: int,
     most: float = 0.35,
+    arithmetic: bool = False,
     seed: int = 0,
     steps: int = STEPS,
 ) -> list[list[Picture]]:
-    """`count` images from `image` towards what tells `prompt` from `baseline` (section 3.3).
-
-    `most` is the last point of the path; the paper takes 0.25 to 0.5.  x_T stays, so that the rest does.
-    """
+    """`count` images from `image` towards what tells `prompt` from `baseline` (section 3.3), `most` of the
+    angle or with `arithmetic` of the difference of the texts' embeddings."""
     import torch
-
-    from models.manipulation import text_diff_path
 
     for text in (prompt, baseline):
         sampler.check(text)
-    z, x_T = _latents(sampler, [image], steps)
+    draw = _manipulator(sampler, seed, steps)
     texts = torch.from_numpy(sampler.encoder.encode_texts([prompt, baseline]))
+    latents = _latents(draw, sampler, image)
     try:
-        path = text_diff_path(z, texts[:1], texts[1:], np.linspace(0, most, count).tolist())
+        moved = draw.text_diff(latents, texts[:1], texts[1:], count, most=most, arithmetic=arithmetic)
     except ValueError as error:
         raise GenerateError(f"{prompt!r} and {baseline!r}: {error}") from error
-    return _draw(sampler, path, x_T.repeat(count, 1, 1, 1), eta=0.0, seed=seed, steps=steps)
+    return _pictures(moved)
 
 
-def _latents(sampler: Sampler, images: Sequence[Picture], steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """z and x_T of images of any size; their middle square is taken, as the encoder takes it."""
-    import torch
-
-    from models.manipulation import invert
-
-    model = sampler.cascade.model
-    size = model.config.decoder.image_size
-    small = np.stack([center_crop(image, size) for image in images])
-    pixels_m11 = torch.from_numpy(small.astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
-    z = torch.from_numpy(sampler.encoder.encode_images(list(images)))
-    return z, invert(model, pixels_m11, z, *_no_caption(len(images)), steps=steps)
-
-
-def _draw(
-    sampler: Sampler, z: torch.Tensor, x_T: torch.Tensor, *, eta: float, seed: int, steps: int
+def inpaint(
+    sampler: Sampler, image: Picture, mask: Picture, prompt: str, *, count: int, seed: int = 0
 ) -> list[list[Picture]]:
-    model, sampling = sampler.cascade.model, sampler.sampling
-    # Without guidance: what inverts is the plain decoder.
-    settings = dataclasses.replace(sampling.decoder, sampler="ddim", steps=steps, eta=eta, guidance=1.0)
-    stages = [model.decode(z, *_no_caption(len(z)), seed=seed, settings=settings, x_T=x_T)]
-    for stage in range(len(model.upsamplers)):
-        settings, text = sampling.upsamplers[stage], _no_caption(len(z))
-        stages.append(model.upsample(stages[-1], stage, *text, seed=seed, settings=settings))
-    pictures = [to_u8(images.numpy()) for images in stages]
-    return [[stage[i] for stage in pictures] for i in range(len(z))]
+    """`count` images of `prompt` that keep `image` where `mask` is white and are new where it is black.
 
-
-def _no_caption(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    Both are cut to their middle square and brought to the model's size; what is known stays to the bit.
+    Raises `GenerateError` where the sizes differ, or the mask leaves nothing to paint.
+    """
     import torch
 
-    return torch.zeros(count, 1, dtype=torch.long), torch.zeros(count, 1, dtype=torch.bool)
+    from models.inpainting import Known
+    from pipelines.train.tokens import tokenize_prompts
+
+    sampler.check(prompt)
+    if mask.shape != image.shape:
+        sizes = [f"{picture.shape[1]}x{picture.shape[0]} px" for picture in (mask, image)]
+        raise GenerateError(f"the mask has {sizes[0]}, the image {sizes[1]}: draw it over the image itself")
+    model = sampler.cascade.model
+    known = _known(mask, model.image_size)
+    if known.all():
+        raise GenerateError("the mask is white all over: nothing is left to paint; black is painted anew")
+    tokens, valid = tokenize_prompts([prompt], sampler.cascade.context, sampler.cascade.vocab_size)
+    text = torch.from_numpy(sampler.encoder.encode_texts([prompt]))
+    repeated = (x.repeat_interleave(count, dim=0) for x in (tokens, valid, text))
+    told = Known(
+        pixels_m11=_pixels_m11(image, model.image_size).expand(count, -1, -1, -1),
+        mask=torch.from_numpy(known).expand(count, 1, -1, -1),
+    )
+    return _pictures(model.inpaint(told, *repeated, seed=seed, sampling=sampler.sampling).images_m11)
+
+
+def _known(mask: Picture, size: int) -> np.ndarray:
+    """[size, size], True where no black pixel took part in what `center_crop` makes of the place.
+
+    White filtered as the image is filtered stays 1 but for rounding.
+    """
+    white = Image.fromarray((mask.min(axis=2) > 127).astype(np.float32))
+    scale = size / min(white.size)
+    wide, high = max(size, round(white.width * scale)), max(size, round(white.height * scale))
+    filtered = white.resize((wide, high), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    left, top = (wide - size) // 2, (high - size) // 2
+    return np.abs(np.asarray(filtered.crop((left, top, left + size, top + size))) - 1) < 1e-3
+
+
+def _manipulator(sampler: Sampler, seed: int, steps: int) -> Manipulator:
+    from models.manipulator import Manipulator
+
+    upsamplers = sampler.sampling.upsamplers
+    return Manipulator(sampler.cascade.model, steps=steps, seed=seed, upsamplers=upsamplers)
+
+
+def _latents(draw: Manipulator, sampler: Sampler, image: Picture) -> Latents:
+    """z and x_T of an image of any size; its middle square is taken, as the encoder takes it."""
+    import torch
+
+    z = torch.from_numpy(sampler.encoder.encode_images([image]))
+    return draw.latents(_pixels_m11(image, sampler.cascade.model.config.decoder.image_size), z)
+
+
+def _pixels_m11(image: Picture, size: int) -> torch.Tensor:
+    import torch
+
+    pixels = torch.from_numpy(center_crop(image, size).astype(np.float32) / 127.5 - 1)
+    return pixels.permute(2, 0, 1)[None].contiguous()
+
+
+def _pictures(stages: Sequence[torch.Tensor]) -> list[list[Picture]]:
+    pictures = [to_u8(images.numpy()) for images in stages]
+    return [[stage[i] for stage in pictures] for i in range(len(stages[0]))]

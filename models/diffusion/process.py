@@ -176,6 +176,16 @@ class Diffusion:
         mean, _ = self.q_posterior(x0, x_t, t)
         return Prediction(x0=x0, epsilon=epsilon, log_variance=log_variance, mean=mean)
 
+    def output_for(
+        self,
+        x0: Float[Tensor, "batch channels *spatial"],
+        x_t: Float[Tensor, "batch channels *spatial"],
+        t: Int[Tensor, " batch"],
+    ) -> Float[Tensor, "batch channels *spatial"]:
+        """What a network would output at `x_t`, variance half left aside, to say that x_0 is `x0`."""
+        scaled = self._at("recip_sqrt_abar", t, x_t) * x_t - x0
+        return self._target(x0, t, scaled / self._at("recipm1_sqrt_abar", t, x_t))
+
     def with_score(
         self,
         prediction: Prediction,

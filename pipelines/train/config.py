@@ -33,6 +33,9 @@ class TrainConfig(StepConfig):
     corpus: str = input_of("corpus")
     embeddings: str = input_of("embeddings", "annotation")
     verdict: str = input_of("verdict")
+    initial: str | None = input_of("prior", "decoder", "upsampler", optional=True)
+    """A trained stage to go on from, with its averaged weights and new moments; its network may only lack
+    `inpainting`, which is then added (`models.inpainting.widened_state`)."""
     steps: int = Field(ge=1)
     """Updates of the weights."""
     batch: int = Field(ge=1)

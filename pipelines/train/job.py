@@ -37,6 +37,8 @@ class TrainJob:
     ranks: int = 1
     zero_stage: int | None = None
     """Of DeepSpeed; None: plain torch."""
+    initial: Path | None = None
+    """A stage's folder, whose averaged weights are the first ones; None: drawn from the seed."""
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int = 1
     """Of each rank's CPU kernels: another number sums in another order."""

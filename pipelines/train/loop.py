@@ -24,6 +24,7 @@ from pipelines.train.checkpoint import Checkpoints, Cursor, ForeignCheckpointErr
 from pipelines.train.draws import Draws, Purpose, derived_seed
 from pipelines.train.ema import Ema
 from pipelines.train.engine import Engine, TorchEngine
+from pipelines.train.initial import initial_weights
 from pipelines.train.job import TrainJob
 from pipelines.train.stream import Batch, Stream
 
@@ -244,7 +245,8 @@ class _Training:
 
 
 def build_network(job: TrainJob, device: torch.device) -> nn.Module:
-    """The network with the initial weights that the seed says, alike on every rank and device."""
+    """The network with its initial weights, alike on every rank and device: those of `job.initial`, or what
+    the seed says."""
     torch.manual_seed(job.seed)
     network: nn.Module = job.network.build()
     buffers = torch.load(job.buffers, weights_only=True) if job.buffers is not None else {}
@@ -254,6 +256,8 @@ def build_network(job: TrainJob, device: torch.device) -> nn.Module:
             f"exactly those the network has, not so for {different[:3]}"
         )
     network.load_state_dict(buffers, strict=False)
+    if job.initial is not None:
+        network.load_state_dict({**buffers, **initial_weights(job.network, job.initial)})
     if job.precision == "bf16":
         # Inside the forward pass: DeepSpeed switches an autocast around it off.
         network.forward = torch.autocast(device.type, torch.bfloat16)(network.forward)

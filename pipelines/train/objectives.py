@@ -18,6 +18,7 @@ from torch import Tensor
 from models.config import DiffusionConfig
 from models.degradation import blur, bsr, downsample
 from models.diffusion.process import Diffusion
+from models.inpainting import Known, draw_mask
 from models.prior import embedding_scale
 from pipelines.train.draws import Draws
 from pipelines.train.stream import Batch
@@ -88,6 +89,8 @@ class DecoderObjective:
     """Whether the network sees the image embedding; GLIDE's does not."""
     drop_image: float = 0.1
     drop_text: float = 0.5
+    inpainting: bool = False
+    """Show the network what `draw_mask` leaves of each picture; the loss is the whole picture's."""
 
     def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, " B"]:
         process, device = _process(self.diffusion), draws.device
@@ -104,6 +107,7 @@ class DecoderObjective:
             _to(device, batch.mask),
             drop_image,
             drop_text,
+            **_known(self.inpainting, x0, draws),
         )
         return process.training_losses(output.float(), x0, x_t, t, noise)
 
@@ -120,6 +124,8 @@ class UpsamplerObjective:
     text: bool = False
     """Whether the network reads the caption; GLIDE's and Imagen's do."""
     drop_text: float = 0.1
+    inpainting: bool = False
+    """As the decoder's: the low resolution picture is whole, of the high one only a part is shown."""
 
     def losses(self, network: Network, batch: Batch, draws: Draws) -> Float[Tensor, " B"]:
         process, device = _process(self.diffusion), draws.device
@@ -136,7 +142,7 @@ class UpsamplerObjective:
         if self.text:
             drop = draws.uniform() < self.drop_text
             text = (_to(device, batch.tokens), _to(device, batch.mask), drop)
-        output = network(x_t, t, low_res, level, *text)
+        output = network(x_t, t, low_res, level, *text, **_known(self.inpainting, x0, draws))
         return process.training_losses(output.float(), x0, x_t, t, noise)
 
     def low_resolution(self, x0: Float[Tensor, "B 3 H W"], draws: Draws) -> Float[Tensor, "B 3 h w"]:
@@ -154,6 +160,14 @@ StageObjective = PriorObjective | ARPriorObjective | DecoderObjective | Upsample
 @lru_cache(maxsize=8)
 def _process(config: DiffusionConfig) -> Diffusion:
     return config.build()
+
+
+def _known(inpainting: bool, x0: Tensor, draws: Draws) -> dict[str, Tensor]:
+    """The known channels of training pictures; nothing for a network that takes none."""
+    if not inpainting:
+        return {}
+    masks = [draw_mask((x0.shape[2], x0.shape[3]), generator) for generator in draws.generators]
+    return {"known": Known(pixels_m11=x0, mask=torch.stack(masks).to(draws.device)).channels()}
 
 
 def _pixels(batch: Batch, device: torch.device) -> Float[Tensor, "B 3 H W"]:

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from infra.machine import available_memory_bytes
-from infra.store import Draft, Rows, commit_file
+from infra.store import Artifact, Draft, Rows, commit_file
 from models.config import DiffusionConfig, tagged
 from models.config_text import TextTransformerConfig
 from pipelines.aligned import encoder_identity
@@ -122,6 +122,16 @@ class TrainStep(Step[ConfigT, TrainResources]):
             )
         return problems
 
+    def check_inputs(self, config: ConfigT, inputs: Mapping[str, Artifact]) -> list[str]:
+        from pipelines.train.initial import initial_problems
+
+        if "initial" not in inputs or "embeddings" not in inputs:
+            return []
+        diffusion: DiffusionConfig | None = getattr(config, "diffusion", None)
+        encoder = encoder_identity(inputs["embeddings"])
+        found = initial_problems(self.network(config), diffusion, encoder, inputs["initial"].path)
+        return [f"{self.kind}: {problem}" for problem in found]
+
     def estimate(self, config: ConfigT, inputs: Mapping[str, Estimate]) -> Estimate:
         cost = self.cost(config)
         return Estimate(
@@ -216,6 +226,7 @@ class TrainStep(Step[ConfigT, TrainResources]):
             batch=config.batch,
             seed=config.seed,
             work=context.draft.work.absolute(),
+            initial=context.inputs["initial"].path.absolute() if "initial" in context.inputs else None,
             journal=context.journal.path.absolute(),
             micro_batch=config.micro_batch,
             ema_decay=config.ema_decay,
@@ -297,6 +308,7 @@ class TrainDecoder(TrainStep[TrainDecoderConfig]):
             image=config.network.embedding_dim is not None,
             drop_image=config.drop_image,
             drop_text=config.drop_text,
+            inpainting=config.network.inpainting,
         )
 
     def view(self, config: TrainDecoderConfig) -> View:
@@ -332,6 +344,7 @@ class TrainUpsampler(TrainStep[TrainUpsamplerConfig]):
             noise_conditioning=config.network.noise_conditioning,
             text=config.network.text is not None,
             drop_text=config.drop_text,
+            inpainting=config.network.inpainting,
         )
 
     def view(self, config: TrainUpsamplerConfig) -> View:

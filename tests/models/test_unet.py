@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from models.config import UNetConfig
-from models.layers import AttentionBlock, CrossAttentionBlock, ResBlock
+from models.layers import AttentionBlock, CrossAttentionBlock, ResBlock, UpsampledConv2d
 from tests.models.tiny import DECODER, randomised
 
 CONFIG = DECODER.unet
@@ -21,29 +22,43 @@ def test_an_untrained_network_says_zero() -> None:
     assert not CONFIG.build()(torch.randn(2, 3, 16, 16), T, context=context).any()
 
 
+def projected(layer: nn.Module, sequence: torch.Tensor) -> torch.Tensor:
+    return layer(sequence.transpose(1, 2)).transpose(1, 2)
+
+
 def test_text_positions_are_keys_and_values_of_one_softmax() -> None:
     """Against the definition: softmax over the image's own positions and the projected context together."""
     block = randomised(AttentionBlock(16, head_channels=8, norm_groups=8, encoder_channels=4))
     x, context = torch.randn(2, 16, 3, 5), torch.randn(2, 4, 6)
-    q, k, v = block.qkv(block.norm(x.flatten(2))).reshape(2, 2, 24, 15).split(8, dim=2)
+    q, k, v = projected(block.qkv, block.norm(x).flatten(2)).reshape(2, 2, 24, 15).split(8, dim=2)
     assert block.encoder_kv is not None
-    context_k, context_v = block.encoder_kv(context).reshape(2, 2, 16, 6).split(8, dim=2)
+    context_k, context_v = projected(block.encoder_kv, context).reshape(2, 2, 16, 6).split(8, dim=2)
     k, v = torch.cat([context_k, k], dim=3), torch.cat([context_v, v], dim=3)
     weights = (torch.einsum("bhct,bhcs->bhts", q, k) / 8**0.5).softmax(dim=-1)
     attended = torch.einsum("bhts,bhcs->bhct", weights, v).reshape(2, 16, 15)
-    expected = x + block.proj_out(attended).reshape(x.shape)
+    expected = x + projected(block.proj_out, attended).reshape(x.shape)
     torch.testing.assert_close(block(x, context), expected, rtol=0, atol=1e-6)
+
+
+def test_a_convolution_of_an_upsampling_is_what_it_says() -> None:
+    layer, x = UpsampledConv2d(6, 5), torch.randn(2, 6, 3, 4, requires_grad=True)
+    by_definition = F.conv2d(F.interpolate(x, scale_factor=2), layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(layer(x), by_definition, rtol=0, atol=1e-6)
+    weights = (x, layer.weight, layer.bias)
+    ours = torch.autograd.grad(layer(x).square().sum(), weights)
+    theirs = torch.autograd.grad(by_definition.square().sum(), weights)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_cross_attention_has_the_text_alone_for_keys_and_values() -> None:
     """Against the definition: softmax over the projected context."""
     block = randomised(CrossAttentionBlock(16, head_channels=8, norm_groups=8, encoder_channels=4))
     x, context = torch.randn(2, 16, 3, 5), torch.randn(2, 4, 6)
-    q = block.q(block.norm(x.flatten(2))).reshape(2, 2, 8, 15)
-    k, v = block.encoder_kv(context).reshape(2, 2, 16, 6).split(8, dim=2)
+    q = projected(block.q, block.norm(x).flatten(2)).reshape(2, 2, 8, 15)
+    k, v = projected(block.encoder_kv, context).reshape(2, 2, 16, 6).split(8, dim=2)
     weights = (torch.einsum("bhct,bhcs->bhts", q, k) / 8**0.5).softmax(dim=-1)
     attended = torch.einsum("bhts,bhcs->bhct", weights, v).reshape(2, 16, 15)
-    expected = x + block.proj_out(attended).reshape(x.shape)
+    expected = x + projected(block.proj_out, attended).reshape(x.shape)
     torch.testing.assert_close(block(x, context), expected, rtol=0, atol=1e-6)
 
 

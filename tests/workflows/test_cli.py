@@ -13,20 +13,8 @@ from workflows.cli.main import cli, run_cli
 
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = ["adopt", "append", "approve", "calibrate", "doctor", "export", "filter", "fit", "forget"]
-COMMANDS += [
-    "generate",
-    "import",
-    "interpolate",
-    "judge",
-    "label",
-    "plan",
-    "policy",
-    "retry",
-    "run",
-    "schema",
-    "status",
-]
-COMMANDS += ["textdiff", "ui", "vary"]
+COMMANDS += ["generate", "import", "inpaint", "interpolate", "judge", "label", "plan", "policy"]
+COMMANDS += ["reconstruct", "retry", "run", "schema", "status", "textdiff", "ui", "vary"]
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:

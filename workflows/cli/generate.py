@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--guidance", type=float, help="The decoder's guidance scale, instead of the model's own.")
 @click.option("--steps", type=click.IntRange(min=1), help="Sampling steps of prior and decoder.")
+@click.option(
+    "--tile", type=click.IntRange(min=1), metavar="PX", help="Upsample over tiles, where memory is short."
+)
 @click.option("--model", metavar="ADDRESS|DIR", help="Instead of the root's newest model.")
 @root_option
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -34,6 +37,7 @@ def generate(
     seed: int,
     guidance: float | None,
     steps: int | None,
+    tile: int | None,
     model: str | None,
     root: Path,
     quiet: bool,
@@ -69,6 +73,7 @@ def generate(
             out_dir=out,
             guidance=guidance,
             steps=steps,
+            tile=tile,
             progress=progress,
         )
     except (CascadeError, GenerateError) as error:

@@ -20,7 +20,7 @@ from workflows.cli.forget import forget
 from workflows.cli.generate import generate
 from workflows.cli.judge import judge
 from workflows.cli.label import label
-from workflows.cli.manipulate import interpolate, textdiff, vary
+from workflows.cli.manipulate import inpaint, interpolate, reconstruct, textdiff, vary
 from workflows.cli.plan import plan
 from workflows.cli.policy import policy
 from workflows.cli.retry import retry
@@ -55,7 +55,7 @@ def cli() -> None:
 
 CORPUS = (plan, run, retry, append, adopt, forget, filter_shards)
 JUDGING = (judge, policy, approve, label, calibrate, fit)
-DRAWING = (generate, vary, interpolate, textdiff, import_weights, export)
+DRAWING = (generate, vary, reconstruct, interpolate, textdiff, inpaint, import_weights, export)
 for command in (*CORPUS, *JUDGING, *DRAWING, status, ui, doctor, schema):
     cli.add_command(command)
 
