@@ -87,7 +87,8 @@ class Manipulator:
         stages = [images]
         for stage in range(len(self.model.upsamplers)):
             settings = self.upsamplers[stage]
-            stages.append(self.model.upsample(stages[-1], stage, seed=self.seed, settings=settings))
+            text = _no_caption(images)
+            stages.append(self.model.upsample(stages[-1], stage, *text, seed=self.seed, settings=settings))
         return tuple(stages)
 
     def vary(self, latents: Latents, count: int, *, eta: float = 0.7) -> Stages:
