@@ -127,9 +127,10 @@ class TrainStep(Step[ConfigT, TrainResources]):
 
         if "initial" not in inputs or "embeddings" not in inputs:
             return []
-        diffusion: DiffusionConfig | None = getattr(config, "diffusion", None)
         encoder = encoder_identity(inputs["embeddings"])
-        found = initial_problems(self.network(config), diffusion, encoder, inputs["initial"].path)
+        found = initial_problems(
+            self.network(config), self.diffusion(config), encoder, inputs["initial"].path
+        )
         return [f"{self.kind}: {problem}" for problem in found]
 
     def estimate(self, config: ConfigT, inputs: Mapping[str, Estimate]) -> Estimate:
