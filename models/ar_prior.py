@@ -116,7 +116,8 @@ class AutoregressivePrior(nn.Module):
         the logits are null + guidance * (conditional - null).
         """
         count, components = uniform.shape
-        caches = [LayerCache(prefix.shape[1] + components - 1) for _ in range(self.config.layers)]
+        storage = self.transformer.cache_storage(prefix, prefix.shape[1] + components - 1)
+        caches = self.transformer.caches(storage)
         tokens = torch.empty(count, components, dtype=torch.long, device=prefix.device)
         given = prefix
         for position in range(components):

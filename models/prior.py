@@ -126,7 +126,54 @@ class DiffusionPrior(nn.Module):
         Raises `ValueError` on a wrong embedding width, a prompt past the context, or ids where features are
         expected and the other way round.
         """
-        self._check(x_t, text_embedding)
+        self._check("x_t", x_t)
+        told, valid = self._tell(text, text_mask, text_embedding, drop)
+        sequence = torch.cat([told, self._ask(x_t, t)], dim=1) + self.positional_embedding
+        hidden = self.transformer(sequence, _causal_mask(valid))
+        return self.out_proj(self.final_ln(hidden[:, -1]))
+
+    @torch.no_grad()
+    def condition(
+        self,
+        text: Int[Tensor, "B L"] | Float[Tensor, "B L c"],
+        text_mask: Bool[Tensor, "B L"],
+        text_embedding: Float[Tensor, "B d"],
+        drop: Bool[Tensor, " B"] | None = None,
+    ) -> dict[str, Tensor]:
+        """What `denoise` takes beside x_t and t.
+
+        The network is causal, and text and text embedding come first: their keys and values are the same at
+        every step of a chain, which is left with three positions instead of context + 4.
+        """
+        told, valid = self._tell(text, text_mask, text_embedding, drop)
+        mask, length = _causal_mask(valid), told.shape[1]
+        storage = self.transformer.cache_storage(told, mask.shape[3])
+        caches = self.transformer.caches(storage)
+        told = told + self.positional_embedding[:, :length]
+        self.transformer(told, mask[..., :length, :length], caches)
+        return {"told": storage, "mask": mask[..., length:, :]}
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        x_t: Float[Tensor, "B d"],
+        t: Int[Tensor, " B"],
+        *,
+        told: Float[Tensor, "B layers 2 heads positions c"],
+        mask: Bool[Tensor, "B 1 3 positions"],
+    ) -> Float[Tensor, "B d"]:
+        """`forward` with what `condition` made of the text."""
+        self._check("x_t", x_t)
+        length = mask.shape[3] - mask.shape[2]
+        asked = self._ask(x_t, t) + self.positional_embedding[:, length:]
+        hidden = self.transformer(asked, mask, self.transformer.caches(told, length))
+        return self.out_proj(self.final_ln(hidden[:, -1]))
+
+    def _tell(
+        self, text: Tensor, text_mask: Tensor, text_embedding: Tensor, drop: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """[B, context + 1, width] of text and text embedding, and where the text is valid."""
+        self._check("text_embedding", text_embedding)
         if drop is not None and self.given_null is not None:
             text, text_mask = pad_to_context(text, text_mask, self.config.context)
             text, text_mask, replaced = self.given_null.replace(text, text_mask, text_embedding, drop)
@@ -138,18 +185,14 @@ class DiffusionPrior(nn.Module):
             tokens = torch.where(drop[:, None, None], self.null_text, tokens)
             pooled = torch.where(drop[:, None], self.null_text_embedding, pooled)
             valid = valid | drop[:, None]
-        time = self.time_embed(timestep_embedding(t, self.config.width).to(pooled.dtype))
-        image = self.clip_img_proj(x_t)
-        read_out = self.prd_emb.expand(len(x_t), -1, -1).to(tokens.dtype)
-        sequence = torch.cat([tokens, torch.stack([pooled, time, image], dim=1), read_out], dim=1)
-        hidden = self.transformer(sequence + self.positional_embedding, _causal_mask(valid))
-        return self.out_proj(self.final_ln(hidden[:, -1]))
+        return torch.cat([tokens, pooled[:, None]], dim=1), valid
 
-    def denoise(
-        self, x_t: Float[Tensor, "B d"], t: Int[Tensor, " B"], **conditions: Tensor
-    ) -> Float[Tensor, "B d"]:
-        """`forward` with its conditions by name, for `Guided` and `functools.partial`."""
-        return self(x_t, t, **conditions)
+    def _ask(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """[B, 3, width] of timestep, noised image embedding and read-out."""
+        image = self.clip_img_proj(x_t)
+        time = self.time_embed(timestep_embedding(t, self.config.width).to(image.dtype))
+        read_out = self.prd_emb.expand(len(x_t), -1, -1).to(image.dtype)
+        return torch.cat([torch.stack([time, image], dim=1), read_out], dim=1)
 
     @torch.no_grad()
     def sample(
@@ -169,9 +212,11 @@ class DiffusionPrior(nn.Module):
         The paper leaves the norm of a sample as it comes; here it is set to 1, the only one the decoder has
         seen.  A prior of standardised embeddings (Karlo) sets none, and clamps x0 as its process says.
         """
-        conditions = {"text": text, "text_mask": text_mask, "text_embedding": text_embedding}
         kept = torch.zeros(len(text), dtype=torch.bool, device=text.device)
-        conditional, null = {**conditions, "drop": kept}, {**conditions, "drop": ~kept}
+        conditional = self.condition(text, text_mask, text_embedding, kept)
+        null = conditional
+        if settings.guidance != 1:
+            null = self.condition(text, text_mask, text_embedding, ~kept)
         scaled = sample(
             settings,
             diffusion,
@@ -214,13 +259,10 @@ class DiffusionPrior(nn.Module):
         self.null_text = nn.Parameter(torch.empty(1, c.context, c.width))
         self.null_text_embedding = nn.Parameter(torch.empty(1, c.width))
 
-    def _check(self, x_t: Tensor, text_embedding: Tensor) -> None:
-        expected = self.config.embedding_dim
-        for name, tensor in (("x_t", x_t), ("text_embedding", text_embedding)):
-            if tensor.shape[-1] != expected:
-                raise ValueError(
-                    f"DiffusionPrior: expected {name} of width {expected}, got {tensor.shape[-1]}"
-                )
+    def _check(self, name: str, embedding: Tensor) -> None:
+        expected, got = self.config.embedding_dim, embedding.shape[-1]
+        if got != expected:
+            raise ValueError(f"DiffusionPrior: expected {name} of width {expected}, got {got}")
 
 
 def _causal_mask(valid: Bool[Tensor, "B context"]) -> Bool[Tensor, "B 1 n n"]:

@@ -13,18 +13,20 @@ from torch import Tensor, nn
 
 @final
 class LayerCache:
-    """Keys and values of one layer at the positions so far, which causal decoding need not compute again."""
+    """Keys and values of one layer at the positions so far, which a causal network need not compute again.
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity, self.length = capacity, 0
+    They lie in `storage`, which has room for positions to come.  For sampling: no gradient goes through it.
+    """
+
+    def __init__(self, storage: Float[Tensor, "2 B heads room c"], length: int = 0) -> None:
+        """`length`: positions that are in `storage` already; a later cache over it may begin there again."""
+        self._keys, self._values = storage
+        self.length = length
 
     def extend(
         self, keys: Float[Tensor, "B heads n c"], values: Float[Tensor, "B heads n c"]
     ) -> tuple[Float[Tensor, "B heads m c"], Float[Tensor, "B heads m c"]]:
         """Take in the next n positions; returns those of all m so far."""
-        if self.length == 0:
-            shape = (*keys.shape[:2], self.capacity, keys.shape[3])
-            self._keys, self._values = keys.new_empty(shape), values.new_empty(shape)
         stop = self.length + keys.shape[2]
         self._keys[:, :, self.length : stop] = keys
         self._values[:, :, self.length : stop] = values
@@ -45,7 +47,7 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B L W"],
-        mask: Bool[Tensor, "#B 1 L L"] | None,
+        mask: Bool[Tensor, "#B 1 L M"] | None,
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "B L W"]:
         b, length, width = x.shape
@@ -79,7 +81,7 @@ class TransformerBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B L W"],
-        mask: Bool[Tensor, "#B 1 L L"] | None,
+        mask: Bool[Tensor, "#B 1 L M"] | None,
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "B L W"]:
         x = x + self.drop(self.attn(self.ln_1(x), mask, cache))
@@ -102,16 +104,31 @@ class Transformer(nn.Module):
             for linear in (block.attn.c_qkv, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
                 nn.init.zeros_(linear.bias)
 
+    def cache_storage(self, x: Float[Tensor, "B n W"], room: int) -> Float[Tensor, "B layers 2 heads room c"]:
+        """Where the keys and values of every layer go at up to `room` positions of sequences like `x`.
+
+        The batch comes first, as in a condition of a network; `caches` takes it apart.
+        """
+        block = self.resblocks[0]
+        assert isinstance(block, TransformerBlock)
+        heads = block.attn.heads
+        return x.new_zeros(len(x), len(self.resblocks), 2, heads, room, x.shape[2] // heads)
+
+    @staticmethod
+    def caches(storage: Float[Tensor, "B layers 2 heads room c"], length: int = 0) -> list[LayerCache]:
+        """One cache a layer over what `cache_storage` gave, the first `length` positions being there."""
+        return [LayerCache(layer, length) for layer in storage.permute(1, 2, 0, 3, 4, 5)]
+
     def forward(
         self,
         x: Float[Tensor, "B L W"],
-        mask: Bool[Tensor, "#B 1 L L"] | None = None,
+        mask: Bool[Tensor, "#B 1 L M"] | None = None,
         caches: Sequence[LayerCache] | None = None,
     ) -> Float[Tensor, "B L W"]:
         """`mask`: True where a query (row) may attend to a key (column); None: everywhere.
 
-        With `caches`, one a layer, `x` goes on where the last call ended, and attends to all that came
-        before; the mask is for the new positions among themselves, so give one only in the first call.
+        With `caches`, one a layer, `x` goes on where the last call ended, and the M keys are those of all
+        positions so far, x's own among them.  Without, M is L.
         """
         for i, block in enumerate(self.resblocks):
             x = block(x, mask, caches[i] if caches is not None else None)

@@ -92,7 +92,7 @@ class TrainPrior(TrainStep[TrainPriorConfig]):
             for batch in _training_batches(context, config.analytic_samples, ESTIMATE_BATCH):
                 arrays = (batch.image_embedding, batch.tokens, batch.mask, batch.text_embedding)
                 z, text, mask, embedding = (torch.from_numpy(a).to(numerics.device) for a in arrays)
-                denoise = partial(prior.denoise, text=text, text_mask=mask, text_embedding=embedding)
+                denoise = partial(prior.denoise, **prior.condition(text, mask, embedding))
                 yield z * prior.scale, denoise
 
         process = config.diffusion.build()

@@ -8,7 +8,6 @@ from models.ar_prior import AutoregressivePrior
 from models.config import ARPriorConfig, parameter_count
 from models.diffusion.noise import SampleNoise
 from models.sampling import StageSampling
-from models.transformer import LayerCache
 from tests.models.tiny import AR_PRIOR, DIM, fitted_codec, prompts, randomised, unit
 
 TABLE_3 = ARPriorConfig(
@@ -61,7 +60,8 @@ def test_a_token_does_not_see_itself_or_what_follows() -> None:
 def test_cached_logits_are_the_logits() -> None:
     tokens, prefix = NETWORK.codec.encode(IMAGES[:3]), NETWORK.prefix(TOKENS, MASK, TEXT, DOT)
     whole = NETWORK.logits(tokens, prefix)
-    caches = [LayerCache(prefix.shape[1] + AR_PRIOR.components - 1) for _ in range(AR_PRIOR.layers)]
+    room = prefix.shape[1] + AR_PRIOR.components - 1
+    caches = NETWORK.transformer.caches(NETWORK.transformer.cache_storage(prefix, room))
     steps = [NETWORK._read(prefix, 1, caches)]
     for position in range(AR_PRIOR.components - 1):
         embedded = NETWORK._embed(tokens[:, position : position + 1], position)

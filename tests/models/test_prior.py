@@ -63,6 +63,20 @@ def test_dropped_samples_see_neither_text_nor_its_embedding() -> None:
     torch.testing.assert_close(base[~drop], predict([6, 3, 2])[~drop])
 
 
+@pytest.mark.parametrize("dropped", [None, (True, False, True)])
+def test_what_comes_before_the_timestep_is_computed_once_for_a_chain(
+    dropped: tuple[bool, ...] | None,
+) -> None:
+    """Padding, an empty prompt and dropped samples among them; the second call must not see the first's."""
+    tokens, mask = prompts([6, 3, 0])
+    drop = None if dropped is None else torch.tensor(dropped)
+    conditions = NETWORK.condition(tokens, mask, unit(3, 2), drop)
+    for seed, t in ((1, T), (5, T.flip(0))):
+        expected = NETWORK(unit(3, seed), t, tokens, mask, unit(3, 2), drop)
+        got = NETWORK.denoise(unit(3, seed), t, **conditions)
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
 def test_a_few_steps_of_training_beat_the_mean() -> None:
     """The image embedding is a rotation of the text embedding: the tiny prior learns it, from pure noise."""
     torch.manual_seed(0)

@@ -47,7 +47,7 @@ def denoise() -> Denoiser:
         optimiser.step()
         schedule.step()
     network.eval()
-    return lambda x_t, t: network.denoise(x_t, t, **caption(len(x_t)))
+    return lambda x_t, t: network(x_t, t, **caption(len(x_t)))
 
 
 def moments(process: Diffusion, denoise: Denoiser) -> tuple[Tensor, Tensor, Tensor]:
