@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from infra.store import Draft
 from tests import annotated
 from tests.small_crawl import files_of
@@ -15,6 +17,7 @@ from tests.small_crawl import files_of
 PATIENCE_S = 180.0
 
 
+@pytest.mark.soak  # shards are committed as acquire and export do, which make test kills
 def test_killed_and_resumed_is_undisturbed(tmp_path: Path, tiny_root: Path) -> None:
     corpus = annotated.curation_corpus(tmp_path)
     command = [sys.executable, "-m", "tests.annotated", str(tmp_path), "1"]

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from infra.store import Artifact, Draft
 from tests.small_crawl import acquire, acquire_config, files_of, free_port, make_site
 from tests.snapshots import repaired, retry
@@ -15,6 +17,7 @@ from tests.snapshots import repaired, retry
 PATIENCE_S = 300.0
 
 
+@pytest.mark.soak  # a retry commits as a crawl does: test_acquire_kill.py has one kill of each kind
 def test_killed_and_resumed_is_undisturbed(tmp_path: Path) -> None:
     root, port = tmp_path / "root", free_port()
     command = [sys.executable, "-m", "tests.snapshots", str(root), str(port), "1"]

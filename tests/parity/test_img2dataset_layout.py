@@ -124,6 +124,7 @@ def by_key(path: Path) -> pa.Table:
     return pq.read_table(path).sort_by("key")
 
 
+@pytest.mark.soak  # a minute; the bytes of every picture are compared above, our layout by tests/golden
 def test_shards_are_img2datasets(tmp_path: Path) -> None:
     pytest.importorskip("exifread")
     port = free_port()
