@@ -43,6 +43,7 @@ def network_steps(
     mask = torch.ones(rows, size.context, dtype=torch.bool, device=like.device)
     with torch.no_grad():
         ours = model.decoder.condition(z, tokens, mask).as_kwargs()
+        text = model.prior.condition(tokens, mask, z)
     theirs = {
         "encoder_hidden_states": ours["context"].transpose(1, 2).contiguous(),
         "class_labels": ours["time_shift"],
@@ -54,7 +55,7 @@ def network_steps(
     upsampler = model.upsamplers[0]
     return {
         "prior": (
-            lambda: model.prior(z, t, tokens, mask, z),
+            lambda: model.prior.denoise(z, t, **text),
             lambda: parts["prior"](
                 z, t, proj_embedding=z, encoder_hidden_states=features, attention_mask=mask
             ),
