@@ -5,7 +5,7 @@ by ``fasttext-predict``, without the package's own code, which may download a la
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ _LABEL = "__label__"
 # Without a least probability fastText walks its whole tree of labels, at half the speed.
 _LEAST = 0.001
 _SPACE = re.compile(r"\s+")
+_SCORE = re.compile(r"language_(\w+)")
 
 
 class CaptionLanguage:
@@ -49,12 +50,13 @@ class CaptionLanguage:
                 f"{self.name}: no language {', '.join(unknown)}; known: {', '.join(sorted(known))}"
             )
         self.languages = tuple(languages)
-        self.specs = tuple(
-            ScoreSpec(
-                name=f"language_{code}", low=0.0, high=1.0, worse="low", description=f"P({code}), lid.176"
-            )
-            for code in self.languages
-        )
+        self.specs = _specs(self.languages)
+
+    @classmethod
+    def makes(cls, scores: Collection[str]) -> tuple[dict[str, Any], tuple[ScoreSpec, ...]]:
+        """Any `language_<code>`; whether fastText knows the code is seen when the model is loaded."""
+        codes = sorted(match[1] for score in scores if (match := _SCORE.fullmatch(score)))
+        return ({"languages": codes} if codes else {}), _specs(codes or ["en"])
 
     def identity(self) -> dict[str, Any]:
         return {"weights": WEIGHTS_SHA256, "languages": list(self.languages)}
@@ -82,3 +84,10 @@ class CaptionLanguage:
             label.removeprefix(_LABEL): min(float(value), 1.0)
             for label, value in zip(labels, values, strict=True)
         }
+
+
+def _specs(codes: Sequence[str]) -> tuple[ScoreSpec, ...]:
+    return tuple(
+        ScoreSpec(name=f"language_{code}", low=0.0, high=1.0, worse="low", description=f"P({code}), lid.176")
+        for code in codes
+    )

@@ -4,6 +4,8 @@ github.com/LAION-AI/aesthetic-predictor (MIT): a linear layer fitted to ratings 
 captions.  It predicts taste, its raters' taste; it says nothing of safety.
 """
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,16 @@ class ClipAesthetic:
     name = "clip_aesthetic"
     version = 1
     needs = frozenset({"image_embeddings"})
+    # Without the weights any number can be a rating; a head that is loaded has a narrower range.
+    specs: tuple[ScoreSpec, ...] = (
+        ScoreSpec(
+            name="clip_aesthetic",
+            low=-math.inf,
+            high=math.inf,
+            worse="low",
+            description="predicted rating, asked for from 1 to 10",
+        ),
+    )
 
     def __init__(self, model: str = "vit_l_14", weights: Path | str | None = None) -> None:
         import torch
@@ -51,15 +63,8 @@ class ClipAesthetic:
         self._sha256 = RELEASES[model][2]
         # Of unit vectors: no score lies further from the bias than the weight is long.
         reach = float(np.linalg.norm(self._weight))
-        self.specs = (
-            ScoreSpec(
-                name="clip_aesthetic",
-                low=self._bias - reach - 1e-3,
-                high=self._bias + reach + 1e-3,
-                worse="low",
-                description="predicted rating, asked for from 1 to 10",
-            ),
-        )
+        (spec,) = type(self).specs
+        self.specs = (replace(spec, low=self._bias - reach - 1e-3, high=self._bias + reach + 1e-3),)
 
     def identity(self) -> dict[str, Any]:
         return {"weights": self._sha256}

@@ -73,7 +73,9 @@ class Classifier:
                     raise ValueError(f"format {given}, expected {FORMAT}")
                 kind = facts.pop("kind")
                 arrays = {name: np.asarray(stored[name], np.float64) for name in _ARRAYS[kind]}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            FittedEncoder.of(facts)
+        # A plain array is no context manager (TypeError), JSON that is no object has no keys to pop.
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
             raise WeightsError(
                 f"classifier {path}: cannot be read ({error}); make it with `unclip fit`"
             ) from error
@@ -86,6 +88,11 @@ class FittedEncoder:
 
     identity: dict[str, Any]
     width: int
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> FittedEncoder:
+        """From a classifier's facts; raises KeyError, TypeError or ValueError where they do not tell it."""
+        return cls(identity=dict(facts["encoder"]), width=int(facts["width"]))
 
     def problem(self, encoder: Mapping[str, Any]) -> str | None:
         """What speaks against an encoder of this identity (`name`, `weights`), or None."""
@@ -120,8 +127,7 @@ class EmbeddingClassifier:
                 f"scorer {self.name!r} needs the file of a classifier, option `path`; `unclip fit` makes one"
             )
         self.classifier = Classifier.from_file(Path(path))
-        facts = self.classifier.facts
-        self.encoder = FittedEncoder(identity=facts["encoder"], width=int(facts["width"]))
+        self.encoder = FittedEncoder.of(self.classifier.facts)
         self._digest = sha256_of(Path(path))
 
     def identity(self) -> dict[str, Any]:

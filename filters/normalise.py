@@ -16,16 +16,23 @@ import numpy as np
 from jaxtyping import Float
 
 # Part of the identity of every text scorer: bump when any view of any text changes.
-NORMALISE_VERSION = 2
+NORMALISE_VERSION = 3
 
 # Letters of other scripts that are drawn like Latin ones, after NFKC and lower-casing.
 _LOOKALIKES = str.maketrans(
     # Cyrillic
     "авсԁегһіјкӏмпорԛѕтцѵԝхуѡ"
     # Greek and Latin-like
-    "αβεικνορτυχγωηıɡɑ",
-    "abcdeehijklmnopqstuvwxywabeiknoptuxywniga",
+    "αβεικνορτυχγωηıɡɑ"
+    # Armenian
+    "ագզհյոռսօցքւ"
+    # Latin small capitals
+    "ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘꞯʀꜱᴛᴜᴠᴡʏᴢ",
+    "abcderhijklmnopqstuvwxywabeiknoptuxywnigawqqhjnnuogpiabcdefghijklmnopqrstuvwyz",
 )
+# Control characters that part no lines, and letters and a mark that are drawn as nothing or as a blank: the
+# Hangul fillers and the empty Braille pattern.
+_UNSEEN = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u115f\u1160\u3164\uffa0\u2800]")
 
 _LEET = str.maketrans(
     {"0": "o", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "9": "g", "@": "a", "$": "s", "€": "e"}
@@ -38,8 +45,10 @@ _LEET_L = str.maketrans({"1": "l", "!": "l", "|": "l"})
 _LEET_WORD = re.compile(r"[\w@$€|](?:[\w@$€!|]*[\w@$€|])?")
 _ORDINARY_NUMBER = re.compile(r"\d+(?:st|nd|rd|th|s|k|d|x|px|cm|mm|km|m|kg|g|am|pm|ml|l)|[a-z]\d+|\d+[a-z]")
 # Three or more single letters or digits with one separator between each two: "p o r n", "n.u.d.3", "s-e-x".
-_SPACED = re.compile(r"(?<!\w)[^\W_](?:[ ._*\-/+~][^\W_]){2,}(?!\w)")
-_SEPARATORS = re.compile(r"[ ._*\-/+~]")
+# A NUL is one: UTF-16 that is read as UTF-8 has it behind every letter.
+_SEPARATOR = r"[\s\x00-\x1f._*\-/+~·•|,:]"
+_SPACED = re.compile(rf"(?<!\w)[^\W_](?:{_SEPARATOR}[^\W_]){{2,}}(?!\w)")
+_SEPARATORS = re.compile(_SEPARATOR)
 _REPEATED = re.compile(r"([^\W\d_])\1{2,}")
 
 
@@ -76,6 +85,7 @@ def score_views(
 
 def _plain(text: str) -> str:
     """Lower case, compatibility forms folded, no invisible characters or accents, look-alikes in Latin."""
+    text = _UNSEEN.sub("", text)
     if text.isascii():
         return text.lower()
     decomposed = unicodedata.normalize("NFKD", text)

@@ -35,6 +35,7 @@ class PairContext:
     name = "pair_context"
     version = 1
     needs = frozenset({"captions", "scores"})
+    reads: tuple[str, ...] = CONTEXTS
     specs = (
         ScoreSpec(
             name="explicit_context",

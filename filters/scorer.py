@@ -3,7 +3,7 @@
 A scorer is one file and one line in ``filters.registry``.  Thresholds are no part of it: a policy holds them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -106,6 +106,16 @@ class CombinesScores(Protocol):
     """A scorer that needs ``scores``: runs after all others and reads these names of theirs."""
 
     reads: tuple[str, ...]
+
+
+@runtime_checkable
+class MakesOnDemand(Protocol):
+    """A scorer class whose scores depend on its options: it is asked before one is made."""
+
+    @classmethod
+    def makes(cls, scores: Collection[str]) -> tuple[dict[str, Any], tuple[ScoreSpec, ...]]:
+        """Options with which it makes those of ``scores`` that it can, and all specs it has with them."""
+        ...
 
 
 class ScoreError(ValueError):

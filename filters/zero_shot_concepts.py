@@ -13,6 +13,7 @@ Concepts do not compete with each other: adding one moves no other's scores.
 """
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,6 +66,17 @@ class ConceptFile(BaseModel):
             problems = (f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
             raise ValueError(f"{path}: not a concept file: {'; '.join(problems)}") from error
 
+    def specs(self) -> tuple[ScoreSpec, ...]:
+        """Of each concept's score, and of the largest excess."""
+        over = "largest excess of a concept over its threshold in the file"
+        return (
+            *(
+                ScoreSpec(name=f"concept_{name}", low=0.0, high=1.0, worse="high", description=c.prompts[0])
+                for name, c in self.concepts.items()
+            ),
+            ScoreSpec(name=OVER_THRESHOLD, low=-1.0, high=1.0, worse="high", description=over),
+        )
+
 
 class ZeroShotConcepts:
     """``concept_<name>`` in [0, 1] for each concept, and ``concept_over_threshold`` in [-1, 1].
@@ -84,15 +96,12 @@ class ZeroShotConcepts:
         named = [prompt for concept in self._file.concepts.values() for prompt in concept.prompts]
         self.prompts = (*self._file.neutral, *named)
         self._prompts: np.ndarray | None = None
-        scores = tuple(
-            ScoreSpec(name=f"concept_{name}", low=0.0, high=1.0, worse="high", description=concept.prompts[0])
-            for name, concept in self._file.concepts.items()
-        )
-        over = "largest excess of a concept over its threshold in the file"
-        self.specs = (
-            *scores,
-            ScoreSpec(name=OVER_THRESHOLD, low=-1.0, high=1.0, worse="high", description=over),
-        )
+        self.specs = self._file.specs()
+
+    @classmethod
+    def makes(cls, scores: Collection[str]) -> tuple[dict[str, Any], tuple[ScoreSpec, ...]]:  # noqa: ARG003
+        """The concepts of the default file, whichever scores are asked for."""
+        return {}, ConceptFile.from_file(DEFAULT).specs()
 
     def identity(self) -> dict[str, Any]:
         return {"concepts": self._file.model_dump(mode="json")}

@@ -124,6 +124,10 @@ class Step(ABC, Generic[ConfigT, ResourcesT]):
         """Problems that show only once the inputs are made; one clear line each."""
         return []
 
+    def check_makers(self, config: ConfigT, makers: Mapping[str, StepConfig]) -> list[str]:  # noqa: ARG002
+        """Problems that the configs of the steps that make the inputs show, by input; one clear line each."""
+        return []
+
     def estimate(self, config: ConfigT, inputs: Mapping[str, Estimate]) -> Estimate:  # noqa: ARG002
         """Expected cost.  By default the rows of the largest input, at no cost worth a line in a plan."""
         return Estimate(rows=max((estimate.rows for estimate in inputs.values()), default=0))

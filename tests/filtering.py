@@ -83,8 +83,8 @@ def _add(archive: tarfile.TarFile, number: int, row: dict[str, Any], image: byte
         archive.addfile(info, io.BytesIO(data))
 
 
-def write_policy(path: Path, score: str = "lexicon_violent", version: int = 1) -> Path:
-    """Drops samples without a caption, and those above .8 of a score."""
+def write_policy(path: Path, score: str = "lexicon_violent", version: int = 1, bound: float = 0.8) -> Path:
+    """Drops samples without a caption, and those above the bound of a score."""
     rules = [
         {
             "name": "empty",
@@ -92,7 +92,12 @@ def write_policy(path: Path, score: str = "lexicon_violent", version: int = 1) -
             "action": "drop",
             "when": {"score": "caption_length", "below": 1},
         },
-        {"name": "violent", "category": "violent", "action": "drop", "when": {"score": score, "above": 0.8}},
+        {
+            "name": "violent",
+            "category": "violent",
+            "action": "drop",
+            "when": {"score": score, "above": bound},
+        },
     ]
     policy = {"schema_version": 1, "name": "captions", "version": version, "owner": "test", "rules": rules}
     path.write_text(yaml.safe_dump(policy))

@@ -17,6 +17,7 @@ from workflows.refusal import Refusal
 from workflows.report import table
 
 RECIPE = "filter"
+SCORERS = "steps.annotate.scorers"
 WORK = ".unclip"
 """The root inside of the output folder, unless another is given."""
 
@@ -73,7 +74,8 @@ class Filtered:
 
 
 def filter_recipe(shards: Path, policy: str, *, rejected: bool, overrides: Sequence[str] = ()) -> Recipe:
-    """The packaged recipe for this folder and policy, with the scorers that the policy needs.
+    """The packaged recipe for this folder and policy, with the scorers that the policy needs, unless an
+    override names others.
 
     Raises `Refusal` where the policy cannot be used.
     """
@@ -82,16 +84,19 @@ def filter_recipe(shards: Path, policy: str, *, rejected: bool, overrides: Seque
     from pipelines.step import package_file
     from workflows.judging import problem_lines, read_policy
 
-    try:
-        scorers = scorers_for(read_policy(policy))
-    except PolicyError as error:
-        raise Refusal([f"{policy}: {line}" for line in problem_lines(error)]) from None
-    values = {
+    rules = read_policy(policy)
+    values: dict[str, Any] = {
         "adopt.folder": str(shards.absolute()),
-        "annotate.scorers": list(scorers),
         "judge.policy": str(package_file(policy).absolute()),
         "export.rejected": rejected,
     }
+    if not any(override.partition("=")[0].strip() == SCORERS for override in overrides):
+        try:
+            scorers = scorers_for(rules)
+        except PolicyError as error:
+            raise Refusal([f"{policy}: {line}" for line in problem_lines(error)]) from None
+        values["annotate.scorers"] = list(scorers)
+        values["annotate.scorer_options"] = {name: options for name, options in scorers.items() if options}
     ours = [f"steps.{name}={json.dumps(value)}" for name, value in values.items()]
     return load_recipe(RECIPE, [*ours, *overrides])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.digests import digest_of
-from infra.store import Artifact, Store
+from infra.store import Artifact, Store, StoreError
 from workflows.refusal import Refusal, did_you_mean
 from workflows.report import table
 
@@ -83,15 +83,19 @@ def read_policy(path: str) -> Policy:
 
 
 def try_policy(stored: StoredVerdict, policy: Policy) -> Trial:
-    """What `policy` would change; raises `Refusal` where it names a score that was not computed."""
+    """What `policy` would change; raises `Refusal` where it names a score that was not computed, and
+    `StoreError` where the stored artifacts are not of the same rows."""
     from filters.policy import PolicyError
+    from pipelines.aligned import MisalignedError
     from pipelines.judge.change import compare
 
     try:
         judged = stored.judge(policy)
+        stored.require_same_rows(judged)
     except PolicyError as error:
         raise Refusal(problem_lines(error)) from None
-    stored.require_same_rows(judged)
+    except MisalignedError as error:
+        raise StoreError(f"{stored.verdict.path}: {error}") from None
     return Trial(stored=stored, policy=policy, change=compare(stored.table(), judged.verdict))
 
 

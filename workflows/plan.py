@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from filters.weights import WeightsError
 from infra.forget import unfinished_purges
 from infra.machine import available_memory_bytes, folder_problem, free_disk_bytes
 from infra.store import SHARDS, WORK, Artifact, Store, StoreError
 from pipelines.forget.rows import ForgottenError, count_forgotten, refuse_forgotten
-from pipelines.step import Estimate, input_contents, step_address
+from pipelines.step import Estimate, StepConfig, input_contents, step_address
 from workflows.graph import ArtifactReference, Node, Reference, StepReference, with_descendants
 from workflows.recipe import Recipe
 from workflows.refusal import Refusal
@@ -145,7 +146,7 @@ def _plan_step(
     asked = node.name in selected
     try:
         address = "" if missing else address_of(node, inputs)
-    except (OSError, ValueError) as error:  # a policy or weights that the step's identity digests
+    except (OSError, ValueError, WeightsError) as error:  # a policy or weights that its identity digests
         found = (node.step.check(node.config) or [str(error)]) if asked else []
         state, why = (State.BLOCKED, found[0]) if asked else (State.SKIPPED, str(error))
         return PlannedStep(node=node, state=state, why=why, estimate=Estimate()), found
@@ -180,6 +181,8 @@ def _plan_step(
     problems = node.step.check(node.config) + _missing_problems(missing, planned)
     if not missing:
         problems += node.step.check_inputs(node.config, inputs)
+    if not problems:
+        problems = node.step.check_makers(node.config, _makers(node, planned))
     if problems:
         return replace(step, state=State.BLOCKED, why=problems[0]), problems
     blocked = [
@@ -188,6 +191,15 @@ def _plan_step(
     if blocked:  # told once, where it arises
         return replace(step, state=State.BLOCKED, why=f"needs {', '.join(blocked)}"), []
     return step, []
+
+
+def _makers(node: Node, planned: Mapping[str, PlannedStep]) -> dict[str, StepConfig]:
+    """Configs of the recipe's steps that make the node's inputs, by field."""
+    return {
+        field: planned[reference.name].node.config
+        for field, reference in node.inputs.items()
+        if isinstance(reference, StepReference)
+    }
 
 
 def _missing_problems(missing: list[Reference], planned: Mapping[str, PlannedStep]) -> list[str]:

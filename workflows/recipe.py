@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from filters.weights import WeightsError
 from infra.digests import digest_of
 from pipelines.registry import STEPS, UnknownStepError, load_step
 from pipelines.step import Resources, Step, StepConfig, file_fields, input_kinds
@@ -120,7 +121,7 @@ class Recipe:
         for node in self.nodes:
             try:
                 identity = node.step.identity(node.config)
-            except (OSError, ValueError) as error:  # a policy or weights that it digests
+            except (OSError, ValueError, WeightsError) as error:  # a policy or weights that it digests
                 raise Refusal(f"steps.{node.name}: {error}") from None
             config = node.config.model_dump(mode="json", exclude=set(file_fields(type(node.config))))
             steps[node.name] = {"kind": node.step.kind, "version": node.step.version, "config": config}

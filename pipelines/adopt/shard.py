@@ -204,6 +204,9 @@ def _members(
 
 
 def _is_utf8(text: bytes) -> bool:
+    """Whether it is text in UTF-8; UTF-16 of ASCII decodes too, with a NUL beside every letter."""
+    if b"\0" in text:
+        return False
     try:
         text.decode()
     except UnicodeDecodeError:

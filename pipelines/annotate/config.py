@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import Field
 
+from filters.choose import declared_specs
 from filters.registry import load_scorer
-from filters.scorer import Scorer
+from filters.scorer import Scorer, ScoreSpec
 from pipelines.encoders.base import Device, Precision
 from pipelines.step import Resources, StepConfig, file_beside_recipe, input_of, package_file
 
@@ -40,6 +41,11 @@ class AnnotateConfig(StepConfig):
     device: Device = "cpu"
     threads: int = Field(default=1, ge=1)
     """Threads inside one annotator.  In the digest: how a sum is split can move its last bit."""
+
+    def score_specs(self) -> list[ScoreSpec]:
+        """What the scorers declare; those whose scores depend on options are loaded, and raise as
+        `load_scorer` does."""
+        return [s for name in self.scorers for s in declared_specs(name) or self.load_scorer(name).specs]
 
     def load_scorer(self, name: str) -> Scorer:
         """A ready scorer with its options.

@@ -65,8 +65,11 @@ def share_ratio(had: int, has: int, total: int, kept: int) -> Interval:
 
     What is kept is part of what was there, so the two shares are not independent.  Independent are the
     chances to be kept of captions with the term and of the others; their ratio r has a known interval, and
-    with w, the term's share before, the ratio of shares is r / (w r + 1 - w), which rises with r.
+    with w, the term's share before, the ratio of shares is r / (w r + 1 - w), which rises with r.  A term
+    of every caption has the ratio 1 whatever is kept: there are no others.
     """
+    if had == total:
+        return Interval(1.0, 1.0)
     w = had / total
     low, high = proportion_ratio((has, had), (kept - has, total - had))
     ends = (1 / w if np.isinf(r) else r / (w * r + 1 - w) for r in (low, high))

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from filters.policy import Policy, PolicyError
 from filters.terms import Terms, TermsError
+from filters.weights import WeightsError
 from infra.forget import ForgetList
 from infra.shards import write_parquet
 from infra.store import Artifact
@@ -95,6 +96,23 @@ class Judge(Step[JudgeConfig, Resources]):
             policy = Policy.from_file(package_file(config.policy))
             policy.refuse_unknown(score_columns(annotation, shards[0]) if shards else policy.score_names())
         except (FileNotFoundError, PolicyError) as error:
+            return [str(error)]
+        return []
+
+    def check_makers(self, config: JudgeConfig, makers: Mapping[str, StepConfig]) -> list[str]:
+        """A score that no configured scorer makes, or a bound that no value of it meets."""
+        from pipelines.annotate.config import AnnotateConfig
+
+        annotate = makers.get("annotation")
+        if not isinstance(annotate, AnnotateConfig):
+            return []
+        try:
+            specs = annotate.score_specs()
+        except (ValueError, OSError, WeightsError):  # told by the step whose scorers they are
+            return []
+        try:
+            Policy.from_file(package_file(config.policy)).check_specs(specs)
+        except PolicyError as error:
             return [str(error)]
         return []
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 _LEET = str.maketrans("aeiost", "431057")
 _TURNED = str.maketrans("aceopxyi", "асеорхуі")  # Cyrillic, drawn alike
+_ARMENIAN = str.maketrans("nouhgq", "ոօսհցզ")
+_SMALL_CAPITALS = str.maketrans("abcdefghijklmnoprstuvwyz", "ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ")
 _FULL_WIDTH = {code: code + 0xFEE0 for code in range(ord("!"), ord("~") + 1)}
 
 
@@ -35,6 +37,14 @@ OBFUSCATIONS: dict[str, Callable[[str], str]] = {
     "combining accents": lambda text: re.sub(r"([aeiou])", "\\1\u0301", text),
     "letters spaced": _joined(" "),
     "letters dotted": _joined("."),
+    "letters parted by middle dots": _joined("·"),
+    "letters parted by commas": _joined(","),
+    "letters parted by line breaks": _joined("\n"),
+    "control characters in words": lambda text: re.sub(r"(\w\w)(\w)", "\\1\x01\\2", text),
+    "UTF-16 read as UTF-8": lambda text: text.encode("utf-16-le").decode("utf-8", errors="replace"),
+    "Hangul filler after every letter": lambda text: re.sub(r"(\w)", "\\1\u3164", text),
+    "small capitals": lambda text: text.lower().translate(_SMALL_CAPITALS),
+    "Armenian look-alikes": lambda text: text.lower().translate(_ARMENIAN),
     "vowels stretched": lambda text: re.sub(r"([aeiou])", r"\1\1\1\1", text),
     "underscores for blanks": lambda text: text.replace(" ", "_"),
 }

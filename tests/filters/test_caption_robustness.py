@@ -27,6 +27,9 @@ CEILING = {
     "leetspeak, first letter kept": 5,
     "zero-width space after every letter": 3,
     "soft hyphen in every word": 9,
+    "control characters in words": 9,
+    "UTF-16 read as UTF-8": 1,
+    "Armenian look-alikes": 1,
 }
 
 

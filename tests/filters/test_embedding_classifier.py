@@ -41,6 +41,17 @@ def test_stored_probabilities_are_scikit_learns(
     assert stored.probability(embeddings) == pytest.approx(1 / (1 + np.exp(-value)), abs=1e-12)
 
 
+def test_a_file_that_is_no_classifier_is_one_line(tmp_path: Path) -> None:
+    array, list_, silent = tmp_path / "array.npy", tmp_path / "list.npz", tmp_path / "silent.npz"
+    np.save(array, np.zeros(3))
+    np.savez(list_, told=np.array("[1]"))
+    whole = Classifier.from_file(write_classifier(tmp_path / "c.npz"))
+    silent.write_bytes(Classifier(kind=whole.kind, arrays=whole.arrays, facts={"width": 8}).to_bytes())
+    for path in (array, list_, silent):
+        with pytest.raises(WeightsError, match=rf"classifier {path}: cannot be read .*`unclip fit`"):
+            Classifier.from_file(path)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_score_does_not_depend_on_the_batch(kind: Any, tmp_path: Path) -> None:
     scorer = load_scorer("embedding_classifier", path=str(write_classifier(tmp_path / "c.npz", kind)))

@@ -145,8 +145,13 @@ def test_bad_input_is_refused_before_any_work(
     weights.write_bytes(b"not what it was measured with")
     explicit = filtering.write_policy(tmp_path / "explicit.yaml", score="explicit_image")
     changed = json.dumps({"explicit_image": {"weights": str(weights)}})
+    everything = filtering.write_policy(tmp_path / "everything.yaml", bound=1.0)
+    ours = ("--set", "steps.annotate.scorers=[caption_geometry, lexicon_caption]")
     out = tmp_path / "out"
     for arguments, line in (
+        ((shards, everything, out), "no value of 'lexicon_violent' meets this bound"),
+        ((shards, everything, out, *ours), "steps.judge: policy 'captions', rules[1].when: no value of "),
+        ((shards, unknown, out, *ours), "steps.judge: policy 'captions', rules[1].when.score: unknown score"),
         ((shards, explicit, out, "--set", f"steps.annotate.scorer_files={changed}"), "sha256 is "),
         ((shards, unknown, out), "makes the score 'lexicon_violens' (did you mean 'lexicon_violent'?)"),
         ((shards, tmp_path / "no.yaml", out), "no.yaml' not found"),
@@ -160,6 +165,19 @@ def test_bad_input_is_refused_before_any_work(
         (told,) = capsys.readouterr().err.splitlines()
         assert line in told
     assert files_of(out) == {} and (foreign / "00000.tar").read_bytes() == b"somebody's"
+
+
+def test_other_weights_are_refused_where_the_shards_are_adopted_already(
+    shards: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files_of(out)
+    weights = tmp_path / "open-nsfw.onnx"
+    weights.write_bytes(b"not what it was measured with")
+    explicit = filtering.write_policy(tmp_path / "explicit.yaml", score="explicit_image")
+    changed = json.dumps({"explicit_image": {"weights": str(weights)}})
+    assert filter_shards(shards, explicit, out, "--set", f"steps.annotate.scorer_files={changed}") == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "sha256 is " in told and files_of(out) == before
 
 
 @pytest.mark.soak

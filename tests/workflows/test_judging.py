@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.scores import read_scores
@@ -74,6 +76,19 @@ def test_a_root_without_a_verdict_is_told(tmp_path: Path, capsys: pytest.Capture
     policy = policy_file(tmp_path, 0.6, 0.9)
     assert run_cli(["judge", "--policy", str(policy), "--root", str(tmp_path)]) == 2
     assert "no verdict in" in capsys.readouterr().err
+
+
+def test_artifacts_of_other_rows_are_one_line(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed = shutil.copytree(root, tmp_path / "root")
+    path = sorted(mixed.glob("store/verdict/*/*.parquet"))[0]
+    table = pq.read_table(path)
+    pq.write_table(table.take(list(reversed(range(len(table))))), path)
+    policy = policy_file(tmp_path, 0.6, 0.9)
+    assert run_cli(["judge", "--policy", str(policy), "--root", str(mixed)]) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert str(path.parent) in told and f"verdict, shard {path.stem}: key 0 is " in told
 
 
 def test_a_sweep_marks_the_policys_threshold(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -324,6 +324,15 @@ def test_captions_that_are_missing_or_no_utf8_are_counted_and_kept(tmp_path: Pat
         assert archive.extractfile("0001.txt").read() == b"caf\xe9 hot se"  # type: ignore[union-attr]
 
 
+def test_a_caption_in_utf16_is_counted_as_no_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "part-0.tar"
+    write_samples(path, [{"key": "0000", "caption": "placeholder"}])
+    path.write_bytes(path.read_bytes().replace(b"placeholder\0", b"r\0e\0d\0h\0o\0t\0"))
+    assert adopt_one(tmp_path, "part-0") == ""
+    facts = json.loads((tmp_path / "draft/_work/adopted/part-0.json").read_bytes())
+    assert facts["captions_not_utf8"] == 1
+
+
 def test_a_member_whose_name_is_no_utf8_is_one_line(tmp_path: Path) -> None:
     write_samples(tmp_path / "part-0.tar", [{"key": "abcd0001", "caption": "x"}])
     with tarfile.open(tmp_path / "part-0.tar") as archive:

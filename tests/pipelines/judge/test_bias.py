@@ -27,6 +27,14 @@ def test_counts_by_hand() -> None:
     assert "share_weighted" not in rows[0]
 
 
+def test_a_term_of_every_caption_is_not_shifted_even_if_none_is_kept() -> None:
+    captions = pa.chunked_array([["a woman"]])
+    (row,) = term_table(captions, np.ones(1, bool), np.zeros(1, bool), None, TERMS)
+    assert row["ratio"] is None and row["ratio_95"] == [1, 1] and not row["shifted"]
+    assert share_ratio(5, 0, 5, 0) == share_ratio(5, 3, 5, 3) == (1, 1)
+    assert share_ratio(2, 0, 5, 0) == (0, 2.5)
+
+
 def test_weights_show_in_what_training_sees() -> None:
     captions = pa.chunked_array([["a woman", "a woman", "a man", "a cat"]])
     every, kept = np.ones(4, bool), np.array([True, False, True, True])
