@@ -132,7 +132,7 @@ def _labelled(
     samples = read_scores(stored.annotation, [score])
     categories = {rule.category for rule in policy.rules}
     try:
-        labels = read_labels(path, keys=set(samples.keys), categories=categories)
+        labels = read_labels(path, images=samples.images, categories=categories)
     except LabelsError as error:
         raise Refusal(str(error)) from error
     chosen = choose(labels, samples, category, path)

@@ -44,12 +44,10 @@ def categories_of(policy: str) -> list[str]:
         raise Refusal(f"--policy: {error}") from error
 
 
-def samples_of(
-    root: Path, annotation: str | None, scores: Sequence[str], extra: Sequence[str] = ()
-) -> ScoredSamples:
+def samples_of(root: Path, annotation: str | None, scores: Sequence[str]) -> ScoredSamples:
     """Samples and scores of the root's newest annotation, or of the one whose address is given."""
     try:
-        return read_scores(newest(root, "annotation", annotation), scores, extra)
+        return read_scores(newest(root, "annotation", annotation), scores)
     except UnknownScoreError as error:
         raise Refusal(f"--score: {error}") from error
 
@@ -57,7 +55,7 @@ def samples_of(
 def labels_of(path: Path, samples: ScoredSamples, policy: str) -> list[Label]:
     """The file's labels, each of a known sample and category."""
     try:
-        return read_labels(path, keys=set(samples.keys), categories=categories_of(policy))
+        return read_labels(path, images=samples.images, categories=categories_of(policy))
     except LabelsError as error:
         raise Refusal(str(error)) from error
 
@@ -96,7 +94,7 @@ def write_queue(
             f"--category {asked.category}: no rule of the policy is of it"
             f"{did_you_mean(asked.category, known)}; known: {', '.join(known)}"
         )
-    samples = samples_of(root, annotation, asked.scores, ["sha256"])
+    samples = samples_of(root, annotation, asked.scores)
     so_far = labels_of(labels, samples, policy) if labels else []
     try:
         candidates = build_queue(samples, so_far, asked)

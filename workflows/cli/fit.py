@@ -55,7 +55,7 @@ def fit(
     """
     from workflows.labelled import choose, fit_classifier, labels_of, samples_of
 
-    samples = samples_of(root, annotation, [], ["sha256"])
+    samples = samples_of(root, annotation, [])
     chosen = choose(labels_of(labels, samples, policy), samples, category, labels)
     facts = fit_classifier(chosen, samples, _KINDS[kind], out, seed)
     click.echo(json.dumps(facts, indent=1) if as_json else _text(facts))
