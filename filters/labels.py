@@ -34,6 +34,11 @@ class Label(NamedTuple):
     chosen_by: str = ""
     sha256: str = ""
 
+    @property
+    def picked(self) -> bool:
+        """Chosen for labelling by something other than chance."""
+        return self.chosen_by not in ("", RANDOM)
+
 
 def read_labels(
     path: Path, *, images: Mapping[str, str] | None = None, categories: Collection[str] | None = None

@@ -113,7 +113,9 @@ def test_round_trip_from_page_to_calibration(
     assert "nothing to label" in capsys.readouterr().err
 
 
-def test_strategies_put_the_telling_samples_first(root: Path, keys: list[str], tmp_path: Path) -> None:
+def test_strategies_put_the_telling_samples_first(
+    root: Path, keys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "queue.html"
     by_score = ["--score", "alarm", "--threshold", "0.72"]
     uncertain = page_of(root, out, "-n", "1", "--strategy", "uncertain", *by_score)
@@ -128,6 +130,13 @@ def test_strategies_put_the_telling_samples_first(root: Path, keys: list[str], t
     assert all(positive(keys.index(str(row["data-key"]))) for row in near.rows)
     mixed = page_of(root, out, "-n", "4", "--strategy", "random", "--strategy", "uncertain", *by_score)
     assert [row["data-chosen-by"] for row in mixed.rows] == ["random", "uncertain"] * 2
+    assert "random samples leave out what other strategies picked" in capsys.readouterr().out
+    page_of(root, out, "-n", "4", "--labels", str(labels))
+    assert "warning" not in capsys.readouterr().out, "nothing was picked so far"
+    labels.write_text(labels_csv([Label(keys[0], "violent", True, "uncertain")]))
+    page_of(root, out, "-n", "4", "--labels", str(labels))
+    assert "draw them first" in capsys.readouterr().out
+    page_of(root, out, "-n", "4", "--strategy", "random", "--strategy", "uncertain", *by_score)
     first = out.read_bytes()
     page_of(root, out, "-n", "4", "--strategy", "random", "--strategy", "uncertain", *by_score)
     assert out.read_bytes() == first

@@ -75,4 +75,6 @@ def _text(facts: dict[str, Any]) -> str:
         lines.append(f"held-out {name.replace('_', ' ')} at .5: {rate['k']} of {rate['n']} ({share}, {ends})")
     if facts["picked"]:
         lines.append(f"{facts['picked']} labels are of samples that were picked: these rates are theirs")
+    if facts["merged"]:
+        lines.append(f"{facts['merged']} labels are of copies of labelled pictures and were not used again")
     return "\n".join(lines)
