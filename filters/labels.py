@@ -2,8 +2,8 @@
 
 One row says whether a sample belongs to a category (`1`) or not (`0`).  `chosen_by` names how the sample came
 to be looked at (`random`, `uncertain`, ...): rates of samples that were picked for being hard are no rates of
-the corpus.  A key is a place in a corpus, and other corpora have the same keys: `sha256`, of the image's bytes,
-says which picture was looked at.
+the corpus.  A key is a place in a corpus, and other corpora have the same keys: `sha256`, of the image's
+bytes, says which picture was looked at.
 """
 
 from __future__ import annotations

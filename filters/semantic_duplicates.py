@@ -86,8 +86,7 @@ class Vectors:
         firsts = self._firsts
         parts = np.split(rows, np.searchsorted(rows, firsts[1:-1]))
         positions = [
-            mine[part - first]
-            for mine, part, first in zip(self.positions, parts, firsts[:-1], strict=True)
+            mine[part - first] for mine, part, first in zip(self.positions, parts, firsts[:-1], strict=True)
         ]
         return Vectors(shards=self.shards, positions=positions)
 

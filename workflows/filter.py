@@ -43,10 +43,10 @@ class Filtered:
             )
         if count := facts.get("captions_differ", 0):
             lines.append(
-                f"captions that differ in Parquet or JSON: {count:,}, judged as the .txt has them, kept as they are"
+                f"captions that differ in Parquet or JSON: {count:,}, judged as in the .txt, kept as they are"
             )
         if count := facts.get("other_members", 0):
-            lines.append(f"members that are no image, caption or JSON: {count:,}, kept, and judged by nothing")
+            lines.append(f"members that are no image, caption or JSON: {count:,}, kept unjudged")
         empty = [shard.name for shard in self.corpus.shards if shard.rows.total == 0]
         if empty:
             lines.append(f"empty shards: {len(empty):,}, first {empty[0]}")

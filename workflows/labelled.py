@@ -63,8 +63,8 @@ def labels_of(path: Path, samples: ScoredSamples, policy: str) -> list[Label]:
 
 
 def choose(labels: Sequence[Label], samples: ScoredSamples, category: str | None, path: Path) -> Chosen:
-    """Labels of one category, one of each cluster of duplicates; which category goes without saying where there
-    is only one.  Raises `Refusal` where the labels of a cluster contradict each other."""
+    """Labels of one category, one of each cluster of duplicates; which category goes without saying where
+    there is only one.  Raises `Refusal` where the labels of a cluster contradict each other."""
     there = sorted({label.category for label in labels})
     if category is None and len(there) != 1:
         raise Refusal(
@@ -124,8 +124,8 @@ def write_queue(
     picked = sum(label.picked and label.category == asked.category for label in so_far)
     if RANDOM in asked.strategies and (picked or len(asked.strategies) > 1):
         told += (
-            "\nwarning: random samples leave out what other strategies picked, the hard ones among it, so their "
-            "rates are not the corpus's: draw them first, in a queue of their own"
+            "\nwarning: random samples leave out what other strategies picked, the hard ones among it, so "
+            "their rates are not the corpus's: draw them first, in a queue of their own"
         )
     return told
 

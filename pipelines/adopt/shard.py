@@ -192,8 +192,8 @@ def _members(
     odd: dict[str, int],
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Samples in key order, with the members that ours have; notes the digests it had to compute, and counts
-    what is odd: captions that are missing, no UTF-8, or others in the Parquet or JSON than in the `txt` that is
-    judged, and members that nothing judges."""
+    what is odd: captions that are missing, no UTF-8, or others in the Parquet or JSON than in the `txt` that
+    is judged, and members that nothing judges."""
     for key in sorted(samples.places):
         members, row = samples.read(key), rows[key]
         metadata = _metadata(samples, key, members) if "json" in members else row

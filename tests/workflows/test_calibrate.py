@@ -74,9 +74,7 @@ def test_copies_are_no_further_evidence(tmp_path: Path, capsys: pytest.CaptureFi
     for record in annotation.shards:
         path = annotation.path / metadata_file(record.name)
         table = pq.read_table(path)
-        same = [
-            "e" * 64 if positive(keys.index(row["key"])) else row["sha256"] for row in table.to_pylist()
-        ]
+        same = ["e" * 64 if positive(keys.index(row["key"])) else row["sha256"] for row in table.to_pylist()]
         place = table.column_names.index("sha256")
         pq.write_table(table.set_column(place, "sha256", pa.array(same)), path)
     labels = tmp_path / "labels.csv"
@@ -88,7 +86,7 @@ def test_copies_are_no_further_evidence(tmp_path: Path, capsys: pytest.CaptureFi
     assert run_cli([*command, "--recall", "0.02", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["recall"]["n"] == 1 and report["warnings"] == [
-        "11 labels are of copies of labelled pictures and were not counted again"
+        "11 labels are of copies of labelled pictures, not counted again"
     ]
     labels.write_text(labels_csv([rows[0]._replace(positive=False), *rows[1:]]))
     assert run_cli([*command, "--recall", "0.02"]) == 2

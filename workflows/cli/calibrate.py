@@ -83,14 +83,15 @@ def _report(score: str, chosen: Chosen, result: Calibration, scores: Any) -> dic
     warnings = []
     if chosen.picked:
         warnings.append(
-            f"{chosen.picked} labels are of samples that were picked, not drawn at random: these rates are theirs, "
-            "not the corpus's"
+            f"{chosen.picked} labels are of samples that were picked, not drawn at random: these rates are "
+            "theirs, not the corpus's"
         )
     if chosen.merged:
-        warnings.append(f"{chosen.merged} labels are of copies of labelled pictures and were not counted again")
+        warnings.append(f"{chosen.merged} labels are of copies of labelled pictures, not counted again")
     if result.auc < 0.5:
         warnings.append(
-            f"samples of {chosen.category!r} score on the other side (AUC {result.auc:.2f}): try the other --side"
+            f"samples of {chosen.category!r} score on the other side (AUC {result.auc:.2f}): "
+            "try the other --side"
         )
     return {
         "score": score,

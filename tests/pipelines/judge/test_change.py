@@ -126,7 +126,7 @@ def test_a_sweep_meets_the_policy_at_its_own_threshold(stored: StoredVerdict) ->
     assert own.kept_share_with_other_rules == pytest.approx(by_policy.mean(), abs=1e-6)
 
 
-def test_a_small_bound_of_two_rules_is_marked_with_both(stored: StoredVerdict, tmp_path: Path) -> None:
+def test_a_small_bound_of_two_rules_is_marked_with_both(stored: StoredVerdict) -> None:
     data = stored.policy.to_dict()
     data["rules"][0]["when"]["above"] = 1e-9
     data["rules"].append(data["rules"][0] | {"name": "twin"})

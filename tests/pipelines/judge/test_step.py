@@ -199,7 +199,7 @@ def test_report_shows_what_goes_together(
 
 
 def test_captions_are_those_that_were_judged(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    """The corpus' Parquet has another caption: scores, report and bias table go by the one beside the image."""
+    """The corpus' Parquet has another caption: reports go by the one beside the image."""
     shutil.copytree(inputs["corpus"].path, tmp_path / "corpus")
     for path in (tmp_path / "corpus").glob("*.parquet"):
         table = pq.read_table(path)
