@@ -4,6 +4,7 @@ Every finder returns pairs of row numbers; how alike a pair must be is its argum
 recomputes no hash and no embedding.  Pairs of several finders, or of several clusterings, are concatenated.
 """
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -65,8 +66,19 @@ def perceptual_pairs(
     max_bits: bits in which pHash or dHash may differ.
     max_difference: by how much of 255 any value of the two thumbnails may differ.
     The defaults find a copy that was resized and saved as JPEG, not one that was cropped, mirrored or framed.
+    Of rows alike in every bit only the first is compared with others, and the rest are paired with it: the
+    clusters are the same, and k placeholders make k - 1 pairs, not k (k - 1) / 2.
     """
-    proposed = np.unique(np.concatenate([hamming_pairs(column, max_bits) for column in hashes.T]), axis=0)
+    copies = exact_pairs(_fingerprint_digests(hashes, thumbnails))
+    rows = np.delete(np.arange(len(hashes)), copies[:, 1])
+    proposed = [rows[hamming_pairs(column, max_bits)] for column in hashes[rows].T]
+    near = _confirmed(np.unique(np.concatenate(proposed), axis=0), thumbnails, max_difference)
+    return np.unique(np.concatenate([copies, near]), axis=0)
+
+
+def _confirmed(
+    proposed: Int[np.ndarray, "proposed 2"], thumbnails: UInt8[np.ndarray, "n 768"], max_difference: int
+) -> Int[np.ndarray, "pairs 2"]:
     near = np.zeros(len(proposed), dtype=bool)
     for start in range(0, len(proposed), _BLOCK):
         left, right = proposed[start : start + _BLOCK].T
@@ -110,6 +122,13 @@ def duplicate_clusters(pairs: Int[np.ndarray, "pairs 2"], n: int) -> Int[np.ndar
     return first[inverse].astype(np.int64)
 
 
+def spanning_pairs(pairs: Int[np.ndarray, "pairs 2"], n: int) -> Int[np.ndarray, "fewer 2"]:
+    """Fewer than n pairs that connect the same of n rows as `pairs` do: each row with its cluster's first."""
+    clusters = duplicate_clusters(pairs, n)
+    later = np.flatnonzero(clusters != np.arange(n))
+    return np.stack([clusters[later], later], axis=1)
+
+
 def copy_ranks(
     clusters: Int[np.ndarray, " n"], areas: Int[np.ndarray, " n"], keys: Sequence[Any] | np.ndarray
 ) -> Int[np.ndarray, " n"]:
@@ -123,6 +142,17 @@ def copy_ranks(
     ranks = np.zeros(len(order), np.int64)
     ranks[order] = positions - np.maximum.accumulate(np.where(first, positions, 0))
     return ranks
+
+
+def _fingerprint_digests(
+    hashes: UInt64[np.ndarray, "n 2"], thumbnails: UInt8[np.ndarray, "n 768"]
+) -> np.ndarray:
+    """16 bytes for each row: thumbnails themselves may be more than memory holds."""
+    values = (
+        hashlib.blake2b(pair.tobytes() + thumbnail.tobytes(), digest_size=16).digest()
+        for pair, thumbnail in zip(hashes, thumbnails, strict=True)
+    )
+    return np.fromiter(values, dtype="S16", count=len(hashes))
 
 
 def _packed(bits: Bool[np.ndarray, "8 8"]) -> np.uint64:

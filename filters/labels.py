@@ -1,21 +1,22 @@
-"""Labels of people: a CSV with the columns `key,category,label` and, where known, `chosen_by`.
+"""Labels of people: a CSV with the columns `key,category,label` and, where known, `chosen_by` and `sha256`.
 
 One row says whether a sample belongs to a category (`1`) or not (`0`).  `chosen_by` names how the sample came
 to be looked at (`random`, `uncertain`, ...): rates of samples that were picked for being hard are no rates of
-the corpus.
+the corpus.  A key is a place in a corpus, and other corpora have the same keys: `sha256`, of the image's
+bytes, says which picture was looked at.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from filters.registry import nearest
 
-COLUMNS = ("key", "category", "label", "chosen_by")
+COLUMNS = ("key", "category", "label", "chosen_by", "sha256")
 REQUIRED = COLUMNS[:3]
 RANDOM = "random"
 
@@ -31,19 +32,26 @@ class Label(NamedTuple):
     category: str
     positive: bool
     chosen_by: str = ""
+    sha256: str = ""
+
+    @property
+    def picked(self) -> bool:
+        """Chosen for labelling by something other than chance."""
+        return self.chosen_by not in ("", RANDOM)
 
 
 def read_labels(
-    path: Path, *, keys: Collection[str] | None = None, categories: Collection[str] | None = None
+    path: Path, *, images: Mapping[str, str] | None = None, categories: Collection[str] | None = None
 ) -> list[Label]:
     """The file's labels in its order, equal rows once.
 
-    `keys` and `categories` are what a label may be of; None allows any.  Raises LabelsError, naming file and
-    line, for what is unknown or misspelt and for two decisions that contradict each other.
+    `images` (the sha256 of each key) and `categories` are what a label may be of; None allows any.  Raises
+    LabelsError, naming file and line, for what is unknown or misspelt, for a label of another picture than
+    its key has here, and for two decisions that contradict each other.
     """
     found: dict[tuple[str, str], Label] = {}
     for line, row in _rows(path):
-        label = _label(row, f"{path}, line {line}", keys, categories)
+        label = _label(row, f"{path}, line {line}", images, categories)
         known = found.setdefault((label.key, label.category), label)
         if known.positive != label.positive:
             raise LabelsError(
@@ -64,7 +72,7 @@ def labels_csv(labels: Iterable[Label]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows((one.key, one.category, int(one.positive), one.chosen_by) for one in labels)
+    writer.writerows((one.key, one.category, int(one.positive), one.chosen_by, one.sha256) for one in labels)
     return out.getvalue()
 
 
@@ -88,9 +96,9 @@ def _rows(path: Path) -> Iterable[tuple[int, dict[str, str]]]:
 
 
 def _label(
-    row: dict[str, str], where: str, keys: Collection[str] | None, categories: Collection[str] | None
+    row: dict[str, str], where: str, images: Mapping[str, str] | None, categories: Collection[str] | None
 ) -> Label:
-    for name, known in (("key", keys), ("category", categories)):
+    for name, known in (("key", images), ("category", categories)):
         given = row[name]
         if not given or (known is not None and given not in known):
             # A million keys are no help in a message; the categories are few.
@@ -102,4 +110,9 @@ def _label(
             raise LabelsError(f"{where}: unknown {name} {given!r}{allowed}")
     if row["label"] not in ("0", "1"):
         raise LabelsError(f"{where}: expected label 1 (belongs to the category) or 0, got {row['label']!r}")
-    return Label(row["key"], row["category"], row["label"] == "1", row["chosen_by"])
+    if images is not None and row["sha256"] not in ("", images[row["key"]]):
+        raise LabelsError(
+            f"{where}: key {row['key']!r} is another picture here; labels of another root? expected sha256 "
+            f"{images[row['key']]}, got {row['sha256']}"
+        )
+    return Label(row["key"], row["category"], row["label"] == "1", row["chosen_by"], row["sha256"])

@@ -145,7 +145,8 @@ class Policy(BaseModel):
         """Verdict of each row (VERDICT_SCHEMA), in the order of ``scores``.
 
         scores: ``key`` and one float column per score; with a ``status`` column, rows that are not "success"
-        are not kept, with reason ``failed: <status>``.  A row under review is not kept until it is labelled.
+        are not kept, with reason ``failed: <status>``.  A row under review is not kept either: its reason
+        sets it apart for people to look at, and a changed policy lets it through, not a label.
         Raises PolicyError for a score that is missing as a column, or is null or NaN on a row to be judged.
         """
         ok = _succeeded(scores)

@@ -81,6 +81,15 @@ class Vectors:
         ]
         return np.concatenate(taken) if taken else np.zeros((0, self.width), np.float32)
 
+    def only(self, rows: Int[np.ndarray, " chosen"]) -> Vectors:
+        """The given rows, which must ascend, counted from 0."""
+        firsts = self._firsts
+        parts = np.split(rows, np.searchsorted(rows, firsts[1:-1]))
+        positions = [
+            mine[part - first] for mine, part, first in zip(self.positions, parts, firsts[:-1], strict=True)
+        ]
+        return Vectors(shards=self.shards, positions=positions)
+
     def part(self, rows: Int[np.ndarray, " chosen"]) -> Part:
         """The given rows, which must ascend, read when they are asked for."""
         return Part(self, rows)
@@ -152,6 +161,7 @@ def brute_force_pairs(
 
 def recall(found: Int[np.ndarray, "_found 2"], true: Int[np.ndarray, "_true 2"]) -> tuple[int, int]:
     """How many of the `true` pairs are among `found`, and how many there are."""
+    found = found[np.isin(found, true).all(axis=1)]
     known = set(map(tuple, found.tolist()))
     return sum(tuple(pair) in known for pair in true.tolist()), len(true)
 

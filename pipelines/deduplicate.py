@@ -11,8 +11,14 @@ import pyarrow as pa
 from jaxtyping import Float32, Int, Int8
 from pydantic import Field, field_validator
 
-from filters.duplicates import copy_ranks, duplicate_clusters, exact_pairs, perceptual_pairs
-from filters.semantic_duplicates import Vectors, merged, pairs_within
+from filters.duplicates import (
+    copy_ranks,
+    duplicate_clusters,
+    exact_pairs,
+    perceptual_pairs,
+    spanning_pairs,
+)
+from filters.semantic_duplicates import Vectors, brute_force_pairs, merged, pairs_within, recall
 from infra.shards import write_parquet
 from infra.store import Rows
 from pipelines.aligned import read_embeddings, read_metadata, shard_names
@@ -23,6 +29,12 @@ from pipelines.step import Context, Resources, Step, StepConfig, input_of
 
 METHODS = ("exact", "perceptual", "same_caption", "semantic")
 Pairs = Int[np.ndarray, "pairs 2"]
+COMPARE_ALL = 50_000
+"""Up to so many images every pair is compared: minutes on two cores, and the time grows with the square."""
+ROWS_PER_CLUSTER = 1_000
+SEEDS = 5
+RECALL_SAMPLE = 200
+"""Images for which the pairs that clusters found are held against all there are."""
 
 
 class Perceptual(StepConfig):
@@ -44,18 +56,28 @@ class SameCaption(StepConfig):
 class Semantic(StepConfig):
     """Pictures alike beyond doubt, whatever the captions.
 
-    `clusters` > 1 compares within k-means clusters only, a thousand rows in each being a good size; the
-    clusterings of all `seeds` are merged (five find nearly every pair: tests/benchmarks/deduplicate.py).
+    `clusters` > 1 compares within k-means clusters only; the clusterings of all `seeds` are merged (five find
+    nearly every pair: tests/benchmarks/deduplicate.py), and the summary has the recall on a sample.  null
+    stands for one cluster up to 50,000 images and a thousand images in each above, and for five seeds where
+    there are several clusters.
     Pairs above `stored_from` are kept in the store: `min_cosine` may move down to it without a comparison.
     """
 
     min_cosine: float = Field(default=0.985, ge=-1, le=1)
     stored_from: float = Field(default=0.95, ge=-1, le=1)
-    clusters: int = Field(default=1, ge=1)
-    seeds: tuple[int, ...] = (0,)
+    clusters: int | None = Field(default=None, ge=1)
+    seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
+
+    def clusters_of(self, images: int) -> int:
+        """In how many clusters so many images are compared."""
+        return self.clusters or (1 if images <= COMPARE_ALL else images // ROWS_PER_CLUSTER)
+
+    def seeds_of(self, images: int) -> tuple[int, ...]:
+        """The seeds of the clusterings of so many images."""
+        return self.seeds or tuple(range(SEEDS if self.clusters_of(images) > 1 else 1))
 
 
-Clustering = Callable[[Semantic, int], tuple[Pairs, Float32[np.ndarray, " pairs"]]]
+Clustering = Callable[[Vectors, Semantic, int], tuple[Pairs, Float32[np.ndarray, " pairs"]]]
 
 
 class DeduplicateConfig(StepConfig):
@@ -109,11 +131,11 @@ class Deduplicate(Step[DeduplicateConfig, Resources]):
             samples,
             vectors,
             config,
-            lambda limit, seed: semantic_pairs(
+            lambda images, limit, seed: semantic_pairs(
                 annotation,
-                vectors,
+                images,
                 stored_from=min(limit.stored_from, limit.min_cosine),
-                clusters=limit.clusters,
+                clusters=limit.clusters_of(len(images)),
                 seed=seed,
                 work=work,
             ),
@@ -125,7 +147,7 @@ class Deduplicate(Step[DeduplicateConfig, Resources]):
             account = Rows(total=len(rows), kept=len(rows))
             context.draft.commit_shard(shard, {f"{shard}.parquet": temporary}, account)
             context.progress.advance(len(rows))
-        return clusters.summary()
+        return clusters.summary() | semantic_recall(samples, vectors, config.semantic, found)
 
 
 def find_pairs(
@@ -134,7 +156,8 @@ def find_pairs(
     """Pairs of row numbers by method, in the order of METHODS; a method switched off is absent.
 
     `vectors` are those of the intact samples; others are compared with nothing.  `clustering` finds the
-    semantic pairs of one seed, with their cosines.
+    semantic pairs of one seed, with their cosines.  Copies of one file are not compared
+    with each other, nor again with others: each is paired with the first.
     """
     pairs: dict[str, Pairs] = {}
     intact = np.flatnonzero(samples.intact)
@@ -147,11 +170,40 @@ def find_pairs(
         pairs["perceptual"] = intact[near]
     if config.same_caption:
         groups = same_concept(samples.concepts[intact])
-        pairs["same_caption"] = intact[_similar_within(groups, vectors, config.same_caption.min_cosine)]
+        alike = _similar_within(groups, samples.sha256, vectors, config.same_caption.min_cosine)
+        pairs["same_caption"] = intact[alike]
     if limit := config.semantic:
-        rows, cosines = merged([clustering(limit, seed) for seed in limit.seeds])
-        pairs["semantic"] = intact[rows[cosines > limit.min_cosine]]
+        firsts, copies = _first_copies(samples.sha256)
+        images = vectors.only(firsts)
+        rows, cosines = merged([clustering(images, limit, seed) for seed in limit.seeds_of(len(images))])
+        near = firsts[rows[cosines > limit.min_cosine]]
+        pairs["semantic"] = intact[np.concatenate([copies, near])]
     return pairs
+
+
+def semantic_recall(
+    samples: Fingerprints, vectors: Vectors, limit: Semantic | None, found: dict[str, Pairs]
+) -> dict[str, int]:
+    """Where only clusters were compared: the pairs there are of some images, and those that were found."""
+    firsts, _ = _first_copies(samples.sha256)
+    if limit is None or limit.clusters_of(len(firsts)) < 2:
+        return {}
+    sample = np.random.default_rng(0).choice(len(firsts), min(len(firsts), RECALL_SAMPLE), replace=False)
+    intact = np.flatnonzero(samples.intact)
+    true = intact[firsts[brute_force_pairs(vectors.only(firsts), sample, limit.min_cosine)]]
+    hits, count = recall(found["semantic"], true)
+    return {
+        "semantic_clusters": limit.clusters_of(len(firsts)),
+        "semantic_sampled": len(sample),
+        "semantic_sampled_pairs": count,
+        "semantic_sampled_pairs_found": hits,
+    }
+
+
+def _first_copies(sha256: np.ndarray) -> tuple[Int[np.ndarray, " files"], Pairs]:
+    """The rows that hold the first copy of a file, and the pairs of each other copy with its first."""
+    copies = exact_pairs(sha256)
+    return np.delete(np.arange(len(sha256)), copies[:, 1]), copies
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -217,8 +269,15 @@ class Clusters:
         }
 
 
-def _similar_within(groups: Sequence[Int[np.ndarray, " rows"]], vectors: Vectors, min_cosine: float) -> Pairs:
+def _similar_within(
+    groups: Sequence[Int[np.ndarray, " rows"]], sha256: np.ndarray, vectors: Vectors, min_cosine: float
+) -> Pairs:
+    """Pairs that connect the alike rows of each group; a group's copies of one file are compared once."""
     found = [np.zeros((0, 2), np.int64)]
     for rows in groups:
-        found += [rows[pairs] for pairs, _ in pairs_within(vectors.part(rows), min_cosine)]
+        firsts, copies = _first_copies(sha256[rows])
+        near = np.zeros((0, 2), np.int64)
+        for pairs, _ in pairs_within(vectors.part(rows[firsts]), min_cosine):
+            near = spanning_pairs(np.concatenate([near, pairs]), len(firsts))
+        found += [rows[copies], rows[firsts[near]]]
     return np.concatenate(found)

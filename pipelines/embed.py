@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,12 +112,10 @@ def embed_shard(job: EmbedJob) -> Rows:
     table = metadata_file(job.shard)
     files[table] = job.draft.temporary(table)
     write_parquet(files[table], metadata)
-    damaged = int((~intact).sum())
+    reasons = Counter(status for status in metadata["status"].to_pylist() if status != "success")
+    failed = reasons.total()
     account = Rows(
-        total=len(metadata),
-        kept=len(metadata) - damaged,
-        failed=damaged,
-        reasons={"damaged_image": damaged} if damaged else {},
+        total=len(metadata), kept=len(metadata) - failed, failed=failed, reasons=dict(sorted(reasons.items()))
     )
     job.draft.commit_shard(job.shard, files, account)
     return account

@@ -33,7 +33,7 @@ class ScoredSamples:
 
     annotation: Artifact
     table: pa.Table
-    """`key, caption` and the columns asked for."""
+    """`key, caption, sha256` and the scores asked for."""
     shards: tuple[str, ...]
     rows: tuple[np.ndarray, ...]
     """Of each shard the positions of its usable samples, as the embeddings have them."""
@@ -41,6 +41,11 @@ class ScoredSamples:
     @property
     def keys(self) -> list[str]:
         return [str(key) for key in self.table["key"].to_pylist()]
+
+    @property
+    def images(self) -> dict[str, str]:
+        """The sha256 of each key's image."""
+        return dict(zip(self.keys, map(str, self.table["sha256"].to_pylist()), strict=True))
 
     def score(self, name: str) -> Float[np.ndarray, " n"]:
         """One column of scores."""
@@ -63,16 +68,16 @@ def corpus_of(annotation: Artifact) -> Artifact:
     return Artifact.open(annotation.path.parents[1] / "corpus" / source["address"][:20])
 
 
-def read_scores(annotation: Artifact, scores: Sequence[str], extra: Sequence[str] = ()) -> ScoredSamples:
+def read_scores(annotation: Artifact, scores: Sequence[str]) -> ScoredSamples:
     """The named `scores` of all samples that were decoded and are not forgotten.
 
-    `extra` names further metadata columns.  Raises UnknownScoreError for a score that was not computed.
+    Raises UnknownScoreError for a score that was not computed.
     """
     corpus = corpus_of(annotation)
     gone = {
         shard: set(keys) for shard, keys in forgotten_keys(corpus, ForgetList.open(corpus.path.parents[1]))
     }
-    columns = list(dict.fromkeys(["key", "caption", *extra, *scores]))
+    columns = list(dict.fromkeys(["key", "caption", "sha256", *scores]))
     tables, positions = [], []
     for shard in shard_names(annotation):
         metadata = read_metadata(annotation, shard)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from infra.store import Artifact
 from pipelines.aligned import read_table, shard_names
 from pipelines.annotate.chunks import index_shard
+from pipelines.pixels import UnreadableImageError, rgb
 
 SIDE = 160
 QUALITY = 80
@@ -29,21 +30,17 @@ def _of_shard(corpus: Artifact, shard: str, keys: set[str], side: int) -> Iterab
             if entry.key in keys:
                 offset, size = entry.image
                 stream.seek(offset)
-                if uri := _data_uri(stream.read(size), side):
+                if uri := data_uri(stream.read(size), side):
                     yield entry.key, uri
 
 
-def _data_uri(data: bytes, side: int) -> str | None:
-    from PIL import Image
-
+def data_uri(data: bytes, side: int) -> str | None:
+    """A JPEG as data URI; None where the bytes are no image."""
     try:
-        picture: Image.Image = Image.open(io.BytesIO(data))
-        picture.thumbnail((side, side))
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        out = io.BytesIO()
-        picture.convert("RGB").save(out, "JPEG", quality=QUALITY)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        picture = rgb(data)
+    except UnreadableImageError:
         return None  # damaged: annotation has said so
+    picture.thumbnail((side, side))
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"

@@ -42,6 +42,12 @@ class Filtered:
             lines.append(
                 f"captions that are no UTF-8: {count:,}, judged with � where unreadable, kept byte for byte"
             )
+        if count := facts.get("captions_differ", 0):
+            lines.append(
+                f"captions that differ in Parquet or JSON: {count:,}, judged as in the .txt, kept as they are"
+            )
+        if count := facts.get("other_members", 0):
+            lines.append(f"members that are no image, caption or JSON: {count:,}, kept unjudged")
         empty = [shard.name for shard in self.corpus.shards if shard.rows.total == 0]
         if empty:
             lines.append(f"empty shards: {len(empty):,}, first {empty[0]}")

@@ -136,7 +136,7 @@ def _labelled(
     samples = read_scores(stored.annotation, [score])
     categories = {rule.category for rule in policy.rules}
     try:
-        labels = read_labels(path, keys=set(samples.keys), categories=categories)
+        labels = read_labels(path, images=samples.images, categories=categories)
     except LabelsError as error:
         raise Refusal(str(error)) from error
     chosen = choose(labels, samples, category, path)
@@ -152,14 +152,18 @@ def sweep_text(curve: Sweep) -> str:
     """The curve as a table, the policy's own thresholds marked."""
     from pipelines.judge.sweep import rate_text
 
-    own = {mark.value: f"<- {mark.rule}" for mark in curve.marks if mark.side == curve.side}
+    own: dict[float, list[str]] = {}
+    for mark in curve.marks:
+        if mark.side == curve.side:
+            own.setdefault(mark.value, []).append(mark.rule)
     rates = ("recall", "precision") if curve.category else ()
     rows: list[tuple[str, ...]] = [
         ("drop " + curve.side, "rows kept", "alone", "with other rules", *rates, "")
     ]
     for point in curve.points:
         shares = (f"{100 * point.kept_share:.2f} %", f"{100 * point.kept_share_with_other_rules:.2f} %")
-        mark = next((text for value, text in own.items() if abs(value - point.threshold) < 1e-6), "")
+        rules = own.get(point.threshold)
+        mark = f"<- {', '.join(dict.fromkeys(rules))}" if rules else ""
         labelled = [rate_text(getattr(point, rate)) for rate in rates]
         rows.append((f"{point.threshold:g}", f"{point.kept_rows:,}", *shares, *labelled, mark))
     notes = [f"recall and precision: labels of {curve.category}, this threshold alone"] if rates else []

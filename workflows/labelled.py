@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from filters.classifier_fit import Kind, fit
-from filters.labels import Label, LabelsError, labels_csv, merge_labels, read_labels
+from filters.labels import RANDOM, Label, LabelsError, labels_csv, merge_labels, read_labels
 from filters.policy import Policy, PolicyError
 from infra.machine import folder_problem
 from infra.store import write_atomically
@@ -34,6 +34,8 @@ class Chosen(NamedTuple):
     positive: Bool[np.ndarray, " n"]
     picked: int
     """Labels of samples that some strategy other than chance chose."""
+    merged: int
+    """Labels left out because a copy of their picture has one: copies are no further evidence."""
 
 
 def categories_of(policy: str) -> list[str]:
@@ -44,12 +46,10 @@ def categories_of(policy: str) -> list[str]:
         raise Refusal(f"--policy: {error}") from error
 
 
-def samples_of(
-    root: Path, annotation: str | None, scores: Sequence[str], extra: Sequence[str] = ()
-) -> ScoredSamples:
+def samples_of(root: Path, annotation: str | None, scores: Sequence[str]) -> ScoredSamples:
     """Samples and scores of the root's newest annotation, or of the one whose address is given."""
     try:
-        return read_scores(newest(root, "annotation", annotation), scores, extra)
+        return read_scores(newest(root, "annotation", annotation), scores)
     except UnknownScoreError as error:
         raise Refusal(f"--score: {error}") from error
 
@@ -57,13 +57,14 @@ def samples_of(
 def labels_of(path: Path, samples: ScoredSamples, policy: str) -> list[Label]:
     """The file's labels, each of a known sample and category."""
     try:
-        return read_labels(path, keys=set(samples.keys), categories=categories_of(policy))
+        return read_labels(path, images=samples.images, categories=categories_of(policy))
     except LabelsError as error:
         raise Refusal(str(error)) from error
 
 
 def choose(labels: Sequence[Label], samples: ScoredSamples, category: str | None, path: Path) -> Chosen:
-    """Labels of one category; which one goes without saying where there is only one."""
+    """Labels of one category, one of each cluster of duplicates; which category goes without saying where
+    there is only one.  Raises `Refusal` where the labels of a cluster contradict each other."""
     there = sorted({label.category for label in labels})
     if category is None and len(there) != 1:
         raise Refusal(
@@ -76,12 +77,23 @@ def choose(labels: Sequence[Label], samples: ScoredSamples, category: str | None
             f"there: {', '.join(there) or 'none'}"
         )
     row_of = {key: row for row, key in enumerate(samples.keys)}
-    mine = [label for label in labels if label.category == wanted]
+    groups = duplicate_groups(samples)
+    of_group: dict[str, Label] = {}
+    every = [label for label in labels if label.category == wanted]
+    for label in every:
+        first = of_group.setdefault(groups[row_of[label.key]], label)
+        if first.positive != label.positive:
+            raise Refusal(
+                f"{path}: {first.key!r} and {label.key!r} show the same picture, but are labelled "
+                f"{int(first.positive)} and {int(label.positive)} for {wanted!r}; keep one of the two rows"
+            )
+    mine = list(of_group.values())
     return Chosen(
         category=wanted,
         rows=np.array([row_of[label.key] for label in mine], np.int64),
         positive=np.array([label.positive for label in mine], bool),
-        picked=sum(label.chosen_by not in ("", "random") for label in mine),
+        picked=sum(label.picked for label in mine),
+        merged=len(every) - len(mine),
     )
 
 
@@ -96,7 +108,7 @@ def write_queue(
             f"--category {asked.category}: no rule of the policy is of it"
             f"{did_you_mean(asked.category, known)}; known: {', '.join(known)}"
         )
-    samples = samples_of(root, annotation, asked.scores, ["sha256"])
+    samples = samples_of(root, annotation, asked.scores)
     so_far = labels_of(labels, samples, policy) if labels else []
     try:
         candidates = build_queue(samples, so_far, asked)
@@ -108,7 +120,14 @@ def write_queue(
         )
     pictures = thumbnails(corpus_of(samples.annotation), [one.key for one in candidates], PICTURE_SIDE)
     write_atomically(out, render(asked.category, candidates, pictures).encode())
-    return f"{len(candidates)} samples to label: {out}"
+    told = f"{len(candidates)} samples to label: {out}"
+    picked = sum(label.picked and label.category == asked.category for label in so_far)
+    if RANDOM in asked.strategies and (picked or len(asked.strategies) > 1):
+        told += (
+            "\nwarning: random samples leave out what other strategies picked, the hard ones among it, so "
+            "their rates are not the corpus's: draw them first, in a queue of their own"
+        )
+    return told
 
 
 def read_decisions(read: Path, labels: Path, root: Path, annotation: str | None, policy: str) -> str:
@@ -138,7 +157,7 @@ def fit_classifier(
     """Fit on the labels' embeddings and write the classifier; returns its facts."""
     if problem := folder_problem(out.parent, "--out"):
         raise Refusal(problem)
-    groups = np.unique(duplicate_groups(samples), return_inverse=True)[1][chosen.rows]
+    groups = np.arange(len(chosen.rows))  # one label of each cluster of duplicates is left
     embeddings = samples.image_embeddings()[chosen.rows]
     try:
         found = fit(embeddings, chosen.positive, groups, kind, seed)
@@ -151,6 +170,7 @@ def fit_classifier(
         "positives": int(chosen.positive.sum()),
         "negatives": int((~chosen.positive).sum()),
         "picked": chosen.picked,
+        "merged": chosen.merged,
     }
     classifier = found.classifier(facts)
     write_atomically(out, classifier.to_bytes())

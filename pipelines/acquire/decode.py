@@ -20,10 +20,8 @@ from pipelines.acquire.colour import cmyk_to_srgb, fits, on_white, to_srgb
 from pipelines.acquire.config import ImageConfig
 from pipelines.acquire.resize import is_resized, resize, resized_shape
 from pipelines.acquire.states import State
+from pipelines.pixels import FORMATS
 
-# Raster formats that OpenCV decodes.  Pillow, asked to recognise anything, would also start interpreters
-# of page description languages.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 EXIF_ORIENTATION = 0x0112
 QUALITY_FLAG = {
     "jpg": cv2.IMWRITE_JPEG_QUALITY,

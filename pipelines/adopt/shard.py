@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from infra.shards import write_members
+from infra.shards import IMAGE_EXTENSIONS, write_members
 from infra.store import WORK, Draft, Rows
 from pipelines.acquire.shard import WRITTEN, commit_shard
 from pipelines.acquire.states import State
@@ -22,6 +22,10 @@ from pipelines.adopt.source import AdoptError, SourceShard
 from pipelines.adopt.states import state_of
 from pipelines.adopt.tar import TarSamples, image_of, open_samples
 
+# What a reader of shards looks at; other members are copied unseen.
+JUDGED_MEMBERS = frozenset((*IMAGE_EXTENSIONS, "txt", "json"))
+ODDITIES = ("captions_missing", "captions_not_utf8", "captions_differ", "other_members")
+"""Counted in the summary, and no error: the bytes stay as they are."""
 KNOWN = {"url": pa.string(), "caption": pa.string(), **dict(WRITTEN), "sha256": pa.string()}
 
 
@@ -54,13 +58,13 @@ def _adopt(job: AdoptJob, samples: TarSamples) -> Rows:
     _require_same_keys(source, rows, samples)
     unlisted = _unlisted(source, rows)
     digests: dict[str, str] = {}
-    captions = {"captions_missing": 0, "captions_not_utf8": 0}
+    odd = dict.fromkeys(ODDITIES, 0)
     tar = job.draft.temporary(f"{source.name}.tar")
-    write_members(tar, _members(samples, rows, digests, captions))
+    write_members(tar, _members(samples, rows, digests, odd))
     if digests:
         table = _with_digests(table, digests)
     # What is not to be seen from the shard itself, for the summary; a resumed run finds it here.
-    facts = {"hashed": len(digests), "unlisted": unlisted, **captions}
+    facts = {"hashed": len(digests), "unlisted": unlisted, **odd}
     job.draft.write_bytes(facts_file(source.name), json.dumps(facts).encode())
     return commit_shard(job.draft, source.name, tar, table, facts=None)
 
@@ -119,7 +123,7 @@ def _row_of_members(samples: TarSamples, key: str) -> dict[str, Any]:
     members = samples.read(key)
     row: dict[str, Any] = _metadata(samples, key, members)
     row |= {"key": key, "status": str(State.OK), "error_message": None}
-    row.setdefault("caption", members["txt"].decode("utf-8", errors="replace") if "txt" in members else None)
+    row.setdefault("caption", _text(members["txt"]) if "txt" in members else None)
     if row.get("width") is None or row.get("height") is None:
         try:
             row["width"], row["height"] = Image.open(io.BytesIO(image_of(members))).size
@@ -185,10 +189,11 @@ def _members(
     samples: TarSamples,
     rows: dict[str, dict[str, Any]],
     digests: dict[str, str],
-    captions: dict[str, int],
+    odd: dict[str, int],
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Samples in key order, with the members that ours have; notes the digests it had to compute, and counts
-    captions that are missing or no UTF-8."""
+    what is odd: captions that are missing, no UTF-8, or others in the Parquet or JSON than in the `txt` that
+    is judged, and members that nothing judges."""
     for key in sorted(samples.places):
         members, row = samples.read(key), rows[key]
         metadata = _metadata(samples, key, members) if "json" in members else row
@@ -197,10 +202,20 @@ def _members(
             metadata = metadata | {"sha256": digests[key]}
         if row["sha256"] is None or "json" not in members:
             members["json"] = json.dumps(metadata, indent=4, default=str).encode()
+        judged, told = _text(members.get("txt", b"")), (row["caption"], metadata.get("caption"))
+        odd["captions_differ"] += "txt" in members and any(
+            other is not None and str(other).strip() != judged.strip() for other in told
+        )
+        odd["other_members"] += len(members.keys() - JUDGED_MEMBERS)
         members.setdefault("txt", (row["caption"] or "").encode())
-        captions["captions_missing"] += not members["txt"].strip()
-        captions["captions_not_utf8"] += not _is_utf8(members["txt"])
+        odd["captions_missing"] += not members["txt"].strip()
+        odd["captions_not_utf8"] += not _is_utf8(members["txt"])
         yield key, members
+
+
+def _text(caption: bytes) -> str:
+    """As annotation reads it."""
+    return caption.decode("utf-8", errors="replace")
 
 
 def _is_utf8(text: bytes) -> bool:

@@ -93,7 +93,7 @@ def _told(problems: list[str], shards: int) -> str:
 
 
 def _facts(draft: Draft, shards: list[SourceShard]) -> dict[str, Any]:
-    from pipelines.adopt.shard import facts_file
+    from pipelines.adopt.shard import ODDITIES, facts_file
 
     facts = [json.loads((draft.path / facts_file(shard.name)).read_bytes()) for shard in shards]
     hashed = sum(fact["hashed"] for fact in facts)
@@ -104,10 +104,6 @@ def _facts(draft: Draft, shards: list[SourceShard]) -> dict[str, Any]:
         "sha256": told,
         "sha256_of_stored_bytes": hashed,
         "rows_never_written": sum(fact["unlisted"] for fact in facts),
-        # Neither is an error: the bytes stay as they are.
-        **{
-            name: sum(fact.get(name, 0) for fact in facts)
-            for name in ("captions_missing", "captions_not_utf8")
-        },
+        **{name: sum(fact.get(name, 0) for fact in facts) for name in ODDITIES},
         "without_parquet": sum(shard.parquet is None for shard in shards),
     }

@@ -15,9 +15,11 @@ from jaxtyping import UInt8, UInt64
 
 from infra.shards import IMAGE_EXTENSIONS
 from pipelines.aligned import require_same_keys
+from pipelines.pixels import AnimatedImageError, UnreadableImageError, rgb
 
 SUCCESS = "success"
 DAMAGED = "damaged_image"
+ANIMATED = "animated_image"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +34,8 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodedChunk:
-    """Consecutive samples of one shard.  A damaged image is None, its status says so, its hashes are zero."""
+    """Consecutive samples of one shard.  An image that is damaged or animated is None, its
+    status says so, its hashes are zero."""
 
     shard: str
     index: int
@@ -74,11 +77,13 @@ def decode_chunk(corpus: Path, shard: str, entries: Sequence[Entry], index: int,
 
     part = entries[index * size : (index + 1) * size]
     images: list[UInt8[np.ndarray, "h w 3"] | None] = []
-    captions, digests = [], []
+    captions, digests, statuses = [], [], []
     with (corpus / f"{shard}.tar").open("rb") as stream:
         for entry in part:
             data = read_member(stream, entry.image)
-            images.append(decode(data))
+            image, status = decode(data)
+            images.append(image)
+            statuses.append(status)
             digests.append(entry.sha256 or hashlib.sha256(data).hexdigest())
             caption = read_member(stream, entry.caption) if entry.caption else b""
             captions.append(caption.decode("utf-8", errors="replace"))
@@ -90,7 +95,7 @@ def decode_chunk(corpus: Path, shard: str, entries: Sequence[Entry], index: int,
         index=index,
         keys=[entry.key for entry in part],
         captions=captions,
-        statuses=[DAMAGED if image is None else SUCCESS for image in images],
+        statuses=statuses,
         sha256=digests,
         images=images,
         hashes=hashes,
@@ -119,16 +124,12 @@ def read_member(stream: io.BufferedReader, place: tuple[int, int]) -> bytes:
     return stream.read(place[1])
 
 
-def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
-    """RGB pixels, transparency on white; None where the bytes are no whole image."""
-    from PIL import Image
-
+def decode(data: bytes) -> tuple[UInt8[np.ndarray, "h w 3"] | None, str]:
+    """RGB pixels and the status; None where the bytes are no whole image, or an animation, whose other frames
+    nobody would have seen."""
     try:
-        picture: Image.Image = Image.open(io.BytesIO(data))
-        picture.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.asarray(picture.convert("RGB"))
+        return np.asarray(rgb(data, still=True)), SUCCESS
+    except AnimatedImageError:
+        return None, ANIMATED
+    except UnreadableImageError:
+        return None, DAMAGED

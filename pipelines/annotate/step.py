@@ -26,7 +26,8 @@ class Annotate(Step[AnnotateConfig, AnnotateResources]):
 
     Layout: `pipelines.aligned`; the metadata has `key, caption, status, sha256, width, height, phash, dhash,
     thumbnail` (16 x 16 RGB) and a column per score.  An image that cannot be decoded has status
-    `damaged_image`, null scores and zero embeddings.
+    `damaged_image`, an animation `animated_image` (its other frames would go unjudged); both have null scores
+    and zero embeddings.
     """
 
     kind = "annotate"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 
@@ -9,7 +11,7 @@ from infra.shards import write_parquet
 from infra.store import Draft, Rows
 from pipelines.aligned import embedding_file, metadata_file
 from pipelines.annotate.annotator import AnnotatedChunk
-from pipelines.annotate.chunks import DAMAGED
+from pipelines.annotate.chunks import SUCCESS
 
 BATCH_KEY = b"encoder_batch"
 
@@ -34,8 +36,10 @@ def commit_shard(draft: Draft, shard: str, *chunks: AnnotatedChunk) -> Rows:
     table = pa.concat_tables([chunk.metadata for chunk in chunks])
     batch = min(chunk.batch for chunk in chunks)
     write_parquet(files[table_file], table.replace_schema_metadata({BATCH_KEY: str(batch)}))
-    damaged = table["status"].to_pylist().count(DAMAGED)
-    reasons = {DAMAGED: damaged} if damaged else {}
-    account = Rows(total=len(table), kept=len(table) - damaged, failed=damaged, reasons=reasons)
+    reasons = Counter(status for status in table["status"].to_pylist() if status != SUCCESS)
+    failed = reasons.total()
+    account = Rows(
+        total=len(table), kept=len(table) - failed, failed=failed, reasons=dict(sorted(reasons.items()))
+    )
     draft.commit_shard(shard, files, account)
     return account

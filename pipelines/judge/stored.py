@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from filters.policy import Policy
 from infra.forget import ForgetList
 from infra.store import Artifact, Store, StoreError
 from pipelines.aligned import read_metadata, read_table, require_same_keys, shard_names
+from pipelines.forget.rows import forgotten_keys
 from pipelines.judge.reweight import Reweight, reweight
 from pipelines.judge.verdict import Judged, judge_rows, score_columns
 
@@ -76,10 +78,13 @@ class StoredVerdict:
         return score_columns(self.annotation, shards[0]) if shards else []
 
     def scored(self, scores: Iterable[str]) -> Iterator[pa.Table]:
-        """`key, status` and these scores of every fetched row, shard by shard."""
+        """`key, status` and these scores of every fetched row that is not forgotten, shard by shard."""
         columns = ["key", "status", *scores]
+        forgotten = dict(forgotten_keys(self.corpus, ForgetList.open(self.corpus.path.parents[1])))
         for shard in shard_names(self.annotation):
-            yield read_metadata(self.annotation, shard, columns)
+            table = read_metadata(self.annotation, shard, columns)
+            gone = pc.is_in(table["key"], value_set=pa.array(forgotten.get(shard, []), table["key"].type))
+            yield table.filter(pc.invert(gone))
 
     def require_same_rows(self, judged: Judged) -> None:
         """Raises MisalignedError unless `judged` has the rows of the verdict on disk, in their order."""

@@ -104,7 +104,7 @@ def sweep(
         rows=len(values),
         points=[
             Point(
-                threshold=round(float(threshold), 6),
+                threshold=float(threshold),
                 kept_rows=int(keep.sum()),
                 kept_share=round(float(keep.mean()), 6),
                 kept_share_with_other_rules=round(float((keep & others).mean()), 6),

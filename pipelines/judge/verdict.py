@@ -38,7 +38,8 @@ class Judged:
     """All input rows with their scores and their verdicts, in corpus order, and where each shard begins."""
 
     scores: pa.Table
-    """`key, url, caption, status` and a column per score, null where a row has none."""
+    """`key, url, caption, status` and a column per score, null where a row has none; the caption as it was
+    judged, where it was."""
     verdict: pa.Table
     """`key, keep, reason, rule, category, score, weight, duplicate_of, split`."""
     groups: pa.Table
@@ -69,7 +70,7 @@ def judge_rows(
         starts[shard], rows = rows, rows + len(part)
         parts.append(part)
     table = pa.concat_tables(parts)
-    scores = table.drop_columns(["cluster", "rank", "method", "concept"])
+    scores = table.drop_columns(["cluster", "rank", "method", "concept", "acquired"])
     # Text columns are no scores, though a policy may misname them.
     numeric = scores.drop_columns([c for c in ("url", "caption") if c in scores.column_names])
     verdict = policy.decide(numeric)
@@ -122,7 +123,7 @@ def _shard_rows(
     # Fingerprints weigh more than all scores together, and no verdict reads them.
     names = score_columns(annotation, shard)
     metadata, groups = (
-        read_metadata(annotation, shard, ["key", "status", *names]),
+        read_metadata(annotation, shard, ["key", "caption", "status", *names]),
         read_table(clusters, shard),
     )
     success = pc.fill_null(pc.equal(rows["status"], SUCCESS), False)
@@ -136,10 +137,12 @@ def _shard_rows(
     status = pc.if_else(success, metadata["status"].take(place), rows["status"])
     status = pc.if_else(pa.array(forgotten_rows(rows, forgotten)), FORGOTTEN, status)
     empty = pa.nulls(len(rows), pa.string())
+    own_caption = rows["caption"].cast(pa.string()) if "caption" in known else empty
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
         "key": rows["key"],
         "url": rows["url"] if "url" in known else empty,
-        "caption": rows["caption"] if "caption" in known else empty,
+        # The corpus may have another one in its Parquet than beside the image, where annotation reads it.
+        "caption": pc.coalesce(metadata["caption"].take(place), own_caption),
         "status": status,
         "acquired": pa.array(fetched),
     }

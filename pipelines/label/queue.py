@@ -42,6 +42,7 @@ class Candidate:
     """One sample to label, and the strategy that chose it."""
 
     key: str
+    sha256: str
     caption: str
     scores: dict[str, float]
     chosen_by: Strategy
@@ -59,10 +60,11 @@ def build_queue(samples: ScoredSamples, labels: Sequence[Label], asked: Asked) -
     done = {groups[row_of[label.key]] for label in mine if label.key in row_of}
     orders = [_order(strategy, samples, mine, asked) for strategy in asked.strategies]
     columns = {name: samples.score(name) for name in asked.scores}
-    captions = samples.table["caption"].to_pylist()
+    captions, images = samples.table["caption"].to_pylist(), samples.images
     return [
         Candidate(
             key=keys[row],
+            sha256=images[keys[row]],
             caption=captions[row] or "",
             scores={name: round(float(column[row]), 4) for name, column in columns.items()},
             chosen_by=asked.strategies[order],

@@ -11,7 +11,6 @@ B batch, L text context, d embedding width, H = W side in pixels.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -27,6 +26,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Int64, UInt8
+
+from pipelines.pixels import UnreadableImageError, rgb
 
 CROP_ALIGNMENT = 8
 """Crops begin at multiples of this many pixels, so that their low resolution versions, at any usual scale,
@@ -226,20 +227,14 @@ def crop_corner(seed: int, epoch: int, key: str, side: int, crop: int) -> tuple[
 def decode_square(data: bytes, side: int, where: str) -> UInt8[np.ndarray, "3 side side"]:
     """Decode, crop the centre square, and resize it to `side` pixels (bicubic, antialiased).
 
-    Transparent pixels are laid on white.  Raises `DamagedImageError` naming `where`.
+    Pixels as annotation saw them (`pixels.rgb`).  Raises `DamagedImageError` naming `where`.
     """
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            if opened.mode in ("RGBA", "LA", "PA", "P"):
-                layered = opened.convert("RGBA")
-                image = Image.new("RGB", layered.size, "white")
-                image.paste(layered, mask=layered.getchannel("A"))
-            else:
-                image = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DamagedImageError(f"sample {where}: {len(data)} bytes do not decode: {error}") from error
+        image = rgb(data)
+    except UnreadableImageError as error:
+        raise DamagedImageError(f"sample {where}: {error}") from error
     edge = min(image.size)
     left, top = (image.width - edge) / 2, (image.height - edge) / 2
     box = (left, top, left + edge, top + edge)

@@ -78,7 +78,8 @@ def shard_tables(
         "sha256": [hashlib.sha256(key.encode()).hexdigest() for key in keys],
     }
     metadata: dict[str, Any] = {"key": fetched, "status": ["success"] * len(fetched)}
-    metadata["caption"] = list(itertools.compress(corpus["caption"], ~failed))
+    for name in ("caption", "sha256"):
+        metadata[name] = list(itertools.compress(corpus[name], ~failed))
     # Cubed, most scores are small, as they are in life.
     metadata |= {name: rng.random(len(fetched), dtype=np.float32) ** 3 for name in scores}
     metadata |= {"image_min_side": np.full(len(fetched), 256, np.float32)}

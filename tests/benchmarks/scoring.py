@@ -75,7 +75,7 @@ class Shards:
         shard, entries, number = chunk
         part = entries[number * CHUNK : (number + 1) * CHUNK]
         with (self.corpus.path / f"{shard}.tar").open("rb") as stream:
-            images = [decode(read_member(stream, entry.image)) for entry in part]
+            images = [decode(read_member(stream, entry.image))[0] for entry in part]
         return [entry.key for entry in part], [image for image in images if image is not None]
 
     def captions(self) -> list[str]:

@@ -17,6 +17,7 @@ from filters.duplicates import (
     fingerprints,
     hamming_pairs,
     perceptual_pairs,
+    spanning_pairs,
 )
 
 
@@ -99,3 +100,23 @@ def test_kept_copy_is_the_largest_then_the_smallest_key() -> None:
     shuffled = copy_ranks(clusters[order], areas[order], [keys[i] for i in order]) == 0
     assert {keys[i] for i in order[shuffled]} == {"b", "d", "e"}
     assert copy_ranks(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), []).shape == (0,)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 40))
+def test_collapsed_copies_are_the_clusters_of_all_pairs(seed: int, n: int) -> None:
+    """Few distinct fingerprints many times over, against brute force."""
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, 6, n)
+    hashes = np.uint64([0, 1, 3, 2**20 - 1, 2**40, 2**40 + 1])[rows][:, None].repeat(2, axis=1)
+    thumbnails = np.uint8([0, 10, 60, 0, 100, 160])[rows][:, None].repeat(768, axis=1)
+    near = (np.bitwise_count(hashes[:, None, 0] ^ hashes[None, :, 0]) <= 6) & (
+        np.abs(thumbnails[:, None, 0].astype(int) - thumbnails[None, :, 0]) <= 48
+    )
+    every = np.array(brute_force(near), np.int64).reshape(-1, 2)
+    found = perceptual_pairs(hashes, thumbnails)
+    assert duplicate_clusters(found, n).tolist() == duplicate_clusters(every, n).tolist()
+    assert set(found.ravel().tolist()) == set(every.ravel().tolist())
+    assert len(np.unique(found, axis=0)) == len(found) <= n + 15
+    spanned = spanning_pairs(every, n)
+    assert duplicate_clusters(spanned, n).tolist() == duplicate_clusters(every, n).tolist()

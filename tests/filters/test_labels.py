@@ -8,7 +8,7 @@ import pytest
 
 from filters.labels import Label, LabelsError, labels_csv, merge_labels, read_labels
 
-KEYS, CATEGORIES = {"0001", "0002"}, {"violent", "sexual"}
+IMAGES, CATEGORIES = {"0001": "aa", "0002": "bb"}, {"violent", "sexual"}
 
 
 def write(folder: Path, text: str) -> Path:
@@ -18,8 +18,8 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_round_trip_and_spreadsheets(tmp_path: Path) -> None:
-    labels = [Label("0001", "violent", True, "uncertain"), Label("0002", "violent", False, "")]
-    assert read_labels(write(tmp_path, labels_csv(labels)), keys=KEYS, categories=CATEGORIES) == labels
+    labels = [Label("0001", "violent", True, "uncertain", "aa"), Label("0002", "violent", False, "")]
+    assert read_labels(write(tmp_path, labels_csv(labels)), images=IMAGES, categories=CATEGORIES) == labels
     # A byte order mark, another order of columns, a column of one's own, equal rows.
     text = "﻿label,key,category,note\r\n1,0001,violent,x\r\n1,0001,violent,\r\n"
     assert read_labels(write(tmp_path, text)) == [Label("0001", "violent", True)]
@@ -41,6 +41,10 @@ def test_round_trip_and_spreadsheets(tmp_path: Path) -> None:
         ("key,category,label\n0001,violent,yes\n", "line 2: expected label 1 .* or 0, got 'yes'"),
         ("key,category,label\n0001,violent\n", "line 2: expected label"),
         (
+            "key,category,label,sha256\n0001,violent,1,aa\n0002,violent,1,aa\n",
+            "line 3: key '0002' is another picture here; .* expected sha256 bb, got aa",
+        ),
+        (
             "key,category,label\n0001,violent,1\n0001,violent,0\n",
             "line 3: '0001' is labelled 0 for 'violent', but 1 further up",
         ),
@@ -48,7 +52,7 @@ def test_round_trip_and_spreadsheets(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_one_line_with_its_place(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(LabelsError, match=message) as caught:
-        read_labels(write(tmp_path, text), keys=KEYS, categories=CATEGORIES)
+        read_labels(write(tmp_path, text), images=IMAGES, categories=CATEGORIES)
     assert "labels.csv" in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -66,6 +66,8 @@ def test_rows_that_take_no_part_are_not_counted(tmp_path: Path) -> None:
     use[1][3] = False
     vectors = Vectors.of(shards, use)
     assert len(vectors) == 89
+    some = np.array([0, 28, 32, 33, 88])
+    assert np.array_equal(vectors.only(some)[np.arange(5)], vectors[some])
     rest = np.delete(np.concatenate(shards), 33, axis=0)
     for settings in ({"clusters": 1, "seed": 0}, {"clusters": 4, "seed": 1}):
         got = clustered_pairs(vectors, MIN_COSINE, folder=tmp_path, **settings)

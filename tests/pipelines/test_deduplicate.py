@@ -70,9 +70,7 @@ def test_variants_with_the_same_words_are_one_cluster(tmp_path: Path) -> None:
         samples,
         vectors,
         config,
-        lambda limit, seed: clustered_pairs(
-            vectors, 0.9, clusters=limit.clusters, seed=seed, folder=tmp_path
-        ),
+        lambda images, _, seed: clustered_pairs(images, 0.9, clusters=1, seed=seed, folder=tmp_path),
     )
     assert pairs["same_caption"].tolist() == [[0, 1]]
     assert pairs["semantic"].tolist() == [[0, 3], [1, 4]]
@@ -97,6 +95,45 @@ def test_a_moved_threshold_compares_nothing_anew(
     monkeypatch.setattr("pipelines.pair_cache.clustered_pairs", None)  # to call it would raise
     loose = annotated.deduplicate(tiny_root, annotation, semantic=settings(0.65), perceptual=None)
     assert loose.summary["duplicates_semantic"] > strict.summary["duplicates_semantic"]
+    found, true = (loose.summary[f"semantic_sampled_pairs{which}"] for which in ("_found", ""))
+    assert loose.summary["semantic_clusters"] == 2 and 0 < found <= true
+
+
+def test_copies_cost_no_square_of_pairs_and_cluster_as_before(tmp_path: Path) -> None:
+    """Two thousand copies of a placeholder with one caption would be 2 million pairs of each finder."""
+    count = 2_000
+    table = metadata_of(["no image"] * count + ["a rose", "no image"])
+    for name in ("sha256", "phash", "dhash", "thumbnail"):
+        values = table[name].to_pylist()
+        values[:count] = [values[0]] * count
+        if name != "sha256":  # the last but one is the placeholder in another file
+            values[count] = values[0]
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, table[name].type))
+    samples = Fingerprints.read([table], tmp_path)
+    vectors = Vectors.of([np.repeat(np.float32([[1, 0], [0, 1]]), [count + 1, 1], axis=0)])
+    compared: list[int] = []
+
+    def clustering(images: Vectors, _: Semantic, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        compared.append(len(images))
+        return clustered_pairs(images, 0.9, clusters=1, seed=seed, folder=tmp_path)
+
+    pairs = find_pairs(samples, vectors, DeduplicateConfig(annotation="a"), clustering)
+    assert compared == [3]
+    assert {name: len(found) for name, found in pairs.items()} == {
+        "exact": count - 1,
+        "perceptual": count,
+        "same_caption": count - 1,
+        "semantic": count,
+    }
+    assert set(Clusters.of(samples, pairs).cluster.tolist()) == {0, count + 1}
+
+
+def test_many_images_are_compared_in_clusters_unless_told_otherwise() -> None:
+    small, large = 50_000, 1_000_000
+    assert (Semantic().clusters_of(small), Semantic().seeds_of(small)) == (1, (0,))
+    assert (Semantic().clusters_of(large), Semantic().seeds_of(large)) == (1_000, (0, 1, 2, 3, 4))
+    told = Semantic(clusters=1, seeds=(7,))
+    assert (told.clusters_of(large), told.seeds_of(large)) == (1, (7,))
 
 
 def test_concepts() -> None:

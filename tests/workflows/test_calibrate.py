@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from filters.labels import Label, labels_csv
 from infra.store import Artifact
+from pipelines.aligned import metadata_file
 from tests.scored import keys_of, positive, scored_annotation
+from tests.tiny import tiny_corpus
 from workflows.cli.main import run_cli
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.tiny import tiny_corpus
-
     folder = tmp_path_factory.mktemp("calibrate")
     scored_annotation(folder, tiny_corpus(folder))
     return folder
@@ -62,6 +65,32 @@ def test_rates_that_may_mislead_are_said_to(
     picked, side = json.loads(capsys.readouterr().out)["warnings"]
     assert picked.startswith("12 labels are of samples that were picked")
     assert "try the other --side" in side
+
+
+def test_copies_are_no_further_evidence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Twelve labelled positives that are one picture carry what one does."""
+    annotation = scored_annotation(tmp_path, tiny_corpus(tmp_path))
+    keys = keys_of(annotation)
+    for record in annotation.shards:
+        path = annotation.path / metadata_file(record.name)
+        table = pq.read_table(path)
+        same = ["e" * 64 if positive(keys.index(row["key"])) else row["sha256"] for row in table.to_pylist()]
+        place = table.column_names.index("sha256")
+        pq.write_table(table.set_column(place, "sha256", pa.array(same)), path)
+    labels = tmp_path / "labels.csv"
+    rows = [Label(key, "violent", positive(row)) for row, key in enumerate(keys)]
+    labels.write_text(labels_csv(rows))
+    command = ["calibrate", "--root", str(tmp_path), "--labels", str(labels), "--score", "alarm"]
+    assert run_cli([*command, "--recall", "0.7"]) == 2
+    assert "1 labelled positives support" in capsys.readouterr().err
+    assert run_cli([*command, "--recall", "0.02", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["recall"]["n"] == 1 and report["warnings"] == [
+        "11 labels are of copies of labelled pictures, not counted again"
+    ]
+    labels.write_text(labels_csv([rows[0]._replace(positive=False), *rows[1:]]))
+    assert run_cli([*command, "--recall", "0.02"]) == 2
+    assert f"'{keys[0]}' and '{keys[3]}' show the same picture" in capsys.readouterr().err
 
 
 def test_what_is_unknown_is_one_line(root: Path, labels: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,13 @@ def page_of(root: Path, out: Path, *arguments: str) -> Articles:
 def decisions(page: Articles, keys: list[str]) -> list[Label]:
     """What a person who knows the truth would answer."""
     return [
-        Label(key, str(row["data-category"]), positive(keys.index(key)), str(row["data-chosen-by"]))
+        Label(
+            key,
+            str(row["data-category"]),
+            positive(keys.index(key)),
+            str(row["data-chosen-by"]),
+            str(row["data-sha256"]),
+        )
         for row in page.rows
         for key in [str(row["data-key"])]
     ]
@@ -107,7 +113,9 @@ def test_round_trip_from_page_to_calibration(
     assert "nothing to label" in capsys.readouterr().err
 
 
-def test_strategies_put_the_telling_samples_first(root: Path, keys: list[str], tmp_path: Path) -> None:
+def test_strategies_put_the_telling_samples_first(
+    root: Path, keys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "queue.html"
     by_score = ["--score", "alarm", "--threshold", "0.72"]
     uncertain = page_of(root, out, "-n", "1", "--strategy", "uncertain", *by_score)
@@ -122,6 +130,13 @@ def test_strategies_put_the_telling_samples_first(root: Path, keys: list[str], t
     assert all(positive(keys.index(str(row["data-key"]))) for row in near.rows)
     mixed = page_of(root, out, "-n", "4", "--strategy", "random", "--strategy", "uncertain", *by_score)
     assert [row["data-chosen-by"] for row in mixed.rows] == ["random", "uncertain"] * 2
+    assert "random samples leave out what other strategies picked" in capsys.readouterr().out
+    page_of(root, out, "-n", "4", "--labels", str(labels))
+    assert "warning" not in capsys.readouterr().out, "nothing was picked so far"
+    labels.write_text(labels_csv([Label(keys[0], "violent", True, "uncertain")]))
+    page_of(root, out, "-n", "4", "--labels", str(labels))
+    assert "draw them first" in capsys.readouterr().out
+    page_of(root, out, "-n", "4", "--strategy", "random", "--strategy", "uncertain", *by_score)
     first = out.read_bytes()
     page_of(root, out, "-n", "4", "--strategy", "random", "--strategy", "uncertain", *by_score)
     assert out.read_bytes() == first
@@ -148,12 +163,12 @@ def test_what_the_page_downloads_is_what_is_read(root: Path, keys: list[str], tm
     page_of(root, tmp_path / "queue.html", "-n", "3")
     (script,) = re.findall(r"<script>(.*?)</script>", (tmp_path / "queue.html").read_text(), re.S)
     rows = [
-        [keys[0], "violent", "1", "random"],
-        [keys[1], "violent", "", "random"],
-        [keys[2], 'a,"b"\n', "0", "x"],
+        [keys[0], "violent", "1", "random", "ab"],
+        [keys[1], "violent", "", "random", "cd"],
+        [keys[2], 'a,"b"\n', "0", "x", "ef"],
     ]
     stand_in = """
-    const make = ([key, category, chosen, by]) => ({dataset: {key, category, chosenBy: by},
+    const make = ([key, category, chosen, by, sha256]) => ({dataset: {key, category, chosenBy: by, sha256},
       querySelector: () => ({value: chosen})});
     global.document = {querySelectorAll: () => ROWS.map(make), addEventListener: () => {},
       getElementById: () => ({addEventListener: () => {}})};
@@ -163,8 +178,8 @@ def test_what_the_page_downloads_is_what_is_read(root: Path, keys: list[str], tm
     done = subprocess.run(["node", "-e", program], capture_output=True, text=True, check=True)
     (tmp_path / "decisions.csv").write_text(done.stdout)
     assert read_labels(tmp_path / "decisions.csv") == [
-        Label(keys[0], "violent", True, "random"),
-        Label(keys[2], 'a,"b"', False, "x"),
+        Label(keys[0], "violent", True, "random", "ab"),
+        Label(keys[2], 'a,"b"', False, "x", "ef"),
     ]
 
 
@@ -216,6 +231,10 @@ def test_what_is_missing_or_unknown_is_one_line(
     decided.write_text(f"key,category,label\n{keys[0]},violent,maybe\n")
     assert "add --labels" in refused("--read", str(decided))
     labels = tmp_path / "labels.csv"
+    decided.write_text(f"key,category,label,sha256\n{keys[0]},violent,1,{'0' * 64}\n")
+    of_another_root = refused("--read", str(decided), "--labels", str(labels))
+    assert f"line 2: key '{keys[0]}' is another picture here" in of_another_root
+    decided.write_text(f"key,category,label\n{keys[0]},violent,maybe\n")
     assert "decisions.csv, line 2: expected label 1" in refused(
         "--read", str(decided), "--labels", str(labels)
     )
@@ -234,7 +253,7 @@ def test_disagreement_goes_from_the_better_to_the_declared_worse_end(tmp_path: P
     assert worse_end(annotation, "image_width") == "neither"
     assert worse_end(annotation, "language_en") == "low", "declared by the scorer as it was configured"
     assert worse_end(annotation, "alarm") is None
-    samples = read_scores(annotation, ["explicit_image", "image_text_cosine"], ["sha256"])
+    samples = read_scores(annotation, ["explicit_image", "image_text_cosine"])
     asked = Asked(
         category="violent",
         strategies=["disagreement"],

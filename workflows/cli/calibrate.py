@@ -12,6 +12,7 @@ from workflows.cli.options import json_option, label_options, root_option
 
 if TYPE_CHECKING:
     from filters.calibration import Calibration, Side
+    from workflows.labelled import Chosen
 
 _SIDES: dict[str, Side] = {"above": "above", "below": "below"}
 
@@ -72,26 +73,29 @@ def calibrate(
         raise Refusal(f"{labels}, category {chosen.category}: {error}") from error
     except ValueError as error:
         raise Refusal(f"--recall, --level: {error}") from error
-    report = _report(score, chosen.category, result, scores, chosen.picked)
+    report = _report(score, chosen, result, scores)
     click.echo(json.dumps(report, indent=1) if as_json else _text(report))
 
 
-def _report(score: str, category: str, result: Calibration, scores: Any, picked: int) -> dict[str, Any]:
+def _report(score: str, chosen: Chosen, result: Calibration, scores: Any) -> dict[str, Any]:
     from filters.calibration import flagged
 
     warnings = []
-    if picked:
+    if chosen.picked:
         warnings.append(
-            f"{picked} labels are of samples that were picked, not drawn at random: these rates are theirs, "
-            "not the corpus's"
+            f"{chosen.picked} labels are of samples that were picked, not drawn at random: these rates are "
+            "theirs, not the corpus's"
         )
+    if chosen.merged:
+        warnings.append(f"{chosen.merged} labels are of copies of labelled pictures, not counted again")
     if result.auc < 0.5:
         warnings.append(
-            f"samples of {category!r} score on the other side (AUC {result.auc:.2f}): try the other --side"
+            f"samples of {chosen.category!r} score on the other side (AUC {result.auc:.2f}): "
+            "try the other --side"
         )
     return {
         "score": score,
-        "category": category,
+        "category": chosen.category,
         "threshold": result.threshold,
         "side": result.side,
         "target_recall": result.target,

@@ -55,7 +55,7 @@ def fit(
     """
     from workflows.labelled import choose, fit_classifier, labels_of, samples_of
 
-    samples = samples_of(root, annotation, [], ["sha256"])
+    samples = samples_of(root, annotation, [])
     chosen = choose(labels_of(labels, samples, policy), samples, category, labels)
     facts = fit_classifier(chosen, samples, _KINDS[kind], out, seed)
     click.echo(json.dumps(facts, indent=1) if as_json else _text(facts))
@@ -75,4 +75,6 @@ def _text(facts: dict[str, Any]) -> str:
         lines.append(f"held-out {name.replace('_', ' ')} at .5: {rate['k']} of {rate['n']} ({share}, {ends})")
     if facts["picked"]:
         lines.append(f"{facts['picked']} labels are of samples that were picked: these rates are theirs")
+    if facts["merged"]:
+        lines.append(f"{facts['merged']} labels are of copies of labelled pictures and were not used again")
     return "\n".join(lines)

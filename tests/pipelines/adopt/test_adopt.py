@@ -333,6 +333,23 @@ def test_a_caption_in_utf16_is_counted_as_no_utf8(tmp_path: Path) -> None:
     assert facts["captions_not_utf8"] == 1
 
 
+def test_what_leaves_unjudged_is_counted(tmp_path: Path) -> None:
+    """Another caption in JSON or Parquet than in the `.txt`, and members that nothing looks at."""
+    rows = [{"key": f"000{n}", "caption": f"picture {n}"} for n in range(4)]
+    write_samples(tmp_path / "part-0.tar", rows)
+    with tarfile.open(tmp_path / "part-0.tar", "a") as archive:
+        for name in ("0001.mp4", "0001.seg.png", "0002.gif"):
+            archive.addfile(tarfile.TarInfo(name))
+    schema = {"key": [r["key"] for r in rows], "status": ["success"] * 4}
+    captions = [r["caption"] for r in rows[:3]] + ["another caption"]
+    pq.write_table(pa.table(schema | {"caption": captions}), tmp_path / "part-0.parquet")
+    path = tmp_path / "part-0.tar"
+    path.write_bytes(path.read_bytes().replace(b'"picture 0"', b'"picture X"'))
+    assert adopt_one(tmp_path, "part-0") == ""
+    facts = json.loads((tmp_path / "draft/_work/adopted/part-0.json").read_bytes())
+    assert (facts["captions_differ"], facts["other_members"]) == (2, 3)
+
+
 def test_a_member_whose_name_is_no_utf8_is_one_line(tmp_path: Path) -> None:
     write_samples(tmp_path / "part-0.tar", [{"key": "abcd0001", "caption": "x"}])
     with tarfile.open(tmp_path / "part-0.tar") as archive:

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from filters.policy import Policy
+from infra.forget import ForgetRecord, write_record
 from infra.store import Artifact, Store
 from pipelines.aligned import metadata_file, shard_names
 from pipelines.judge.change import Group, compare
@@ -19,6 +21,7 @@ from pipelines.judge.stored import StoredVerdict
 from pipelines.judge.sweep import marks, sweep, write_curve
 from tests.benchmarks.judge import write_store
 from tests.small_crawl import run_step
+from workflows.judging import sweep_text
 
 ROWS = 300
 SCORES = ("explicit_image", "toxic_toxic")
@@ -79,8 +82,6 @@ def test_the_same_policy_changes_nothing(stored: StoredVerdict) -> None:
 
 def test_moved_thresholds_are_told_by_rule_with_the_first_keys(stored: StoredVerdict, tmp_path: Path) -> None:
     """Stricter on one score, laxer on the other: each group is what arithmetic on the scores says."""
-    from filters.policy import Policy
-
     policy = Policy.from_file(policy_file(tmp_path, 0.4, 1.0, version=2))
     change = compare(stored.table(), stored.judge(policy).verdict, examples=3)
     scores = scores_of(stored)
@@ -123,6 +124,30 @@ def test_a_sweep_meets_the_policy_at_its_own_threshold(stored: StoredVerdict) ->
     assert own.kept_rows == int((scores["explicit_image"] <= 0.6).sum())
     by_policy = (scores["explicit_image"] <= 0.6) & (scores["toxic_toxic"] <= 0.9)
     assert own.kept_share_with_other_rules == pytest.approx(by_policy.mean(), abs=1e-6)
+
+
+def test_a_small_bound_of_two_rules_is_marked_with_both(stored: StoredVerdict) -> None:
+    data = stored.policy.to_dict()
+    data["rules"][0]["when"]["above"] = 1e-9
+    data["rules"].append(data["rules"][0] | {"name": "twin"})
+    policy = Policy.from_mapping(data, "test")
+    curve = sweep(stored, policy, "explicit_image", None, 3)
+    assert 1e-9 in [point.threshold for point in curve.points]
+    (marked,) = [line for line in sweep_text(curve).splitlines() if "<-" in line]
+    assert marked.split()[0] == "1e-09" and marked.endswith("<- explicit, twin")
+
+
+def test_a_sweep_leaves_out_what_was_forgotten(tmp_path: Path) -> None:
+    verdict = judged_root(tmp_path / "root", policy_file(tmp_path, 0.6, 0.9))
+    stored = StoredVerdict.of(verdict, Store(tmp_path / "root"))
+    before = sweep(stored, stored.policy, "explicit_image", None, 3).rows
+    table = pq.read_table(stored.annotation.path / metadata_file(shard_names(stored.annotation)[0]))
+    unknown = {"when": "-", "who": "-", "reason": "-", "list_sha256": "-", "purge": False}
+    record = ForgetRecord(
+        number=1, urls=[], images=[table["sha256"][0].as_py()], rows={}, not_found=[], **unknown
+    )
+    write_record(tmp_path / "root/store", record)
+    assert sweep(stored, stored.policy, "explicit_image", None, 3).rows == before - 1
 
 
 def test_a_sweep_can_drop_below_and_draws_itself(stored: StoredVerdict, tmp_path: Path) -> None:

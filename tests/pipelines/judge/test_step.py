@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from filters.policy import PolicyError
+from filters.policy import Policy, PolicyError
 from infra.store import Artifact
 from pipelines.aligned import MisalignedError, read_metadata, read_table, shard_names
 from pipelines.judge.step import Judge, JudgeConfig
+from pipelines.judge.verdict import Judged, judge_rows
 from pipelines.train.index import build_index
 from pipelines.train.stream import Stream
 from tests import annotated
@@ -193,6 +196,30 @@ def test_report_shows_what_goes_together(
     assert all(f'alt="sample {key}"' in page for key in shown)
     assert "filter: blur(" in page and 'src="data:image/jpeg;base64,' in page
     assert "data:image" not in (verdict.path / "report.json").read_text()
+
+
+def test_captions_are_those_that_were_judged(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    """The corpus' Parquet has another caption: reports go by the one beside the image."""
+    shutil.copytree(inputs["corpus"].path, tmp_path / "corpus")
+    for path in (tmp_path / "corpus").glob("*.parquet"):
+        table = pq.read_table(path)
+        place = table.column_names.index("caption")
+        pq.write_table(table.set_column(place, "caption", pa.array(["unjudged"] * len(table))), path)
+    corpus = Artifact.open(tmp_path / "corpus")
+    fractions = {"train": 1.0}
+
+    def judged(policy: Policy) -> Judged:
+        others = (inputs["annotation"], inputs["clusters"])
+        return judge_rows(corpus, *others, policy, keep_duplicates=False, fractions=fractions, seed=0)
+
+    policy = Policy.from_file(explicit_policy(tmp_path, 0.5))
+    captions = judged(policy).scores["caption"].to_pylist()
+    assert captions[annotated.PLANTED] == annotated.planted_caption()["caption"]
+    assert [row for row, caption in enumerate(captions) if caption == "unjudged"] == [annotated.FAILED]
+    data = policy.to_dict()
+    data["rules"][0]["when"]["score"] = "acquired"
+    with pytest.raises(PolicyError, match="unknown score 'acquired'"):
+        judged(Policy.from_mapping(data, "test"))
 
 
 def test_policy_decides_the_address(tmp_path: Path) -> None:
