@@ -200,6 +200,19 @@ class Diffusion:
         mean, _ = self.q_posterior(x0, x_t, t)
         return Prediction(x0=x0, epsilon=epsilon, log_variance=prediction.log_variance, mean=mean)
 
+    def guided_mean(
+        self,
+        prediction: Prediction,
+        t: Int[Tensor, " batch"],
+        gradient: Float[Tensor, " batch *shape"],
+    ) -> Float[Tensor, " batch *shape"]:
+        """Mean of p(x_{t-1} | x_t) shifted by variance times `gradient` (2105.05233, algorithm 1)."""
+        variance = prediction.log_variance.exp()
+        if self.variance == "fixed_small":
+            # It is 0 at step 0; its logarithm there is that of step 1.
+            variance = torch.where(t.reshape(-1, *[1] * (gradient.ndim - 1)) == 0, 0, variance)
+        return prediction.mean + variance * gradient
+
     # ---- losses ----------------------------------------------------------------------------------------
 
     def training_losses(
