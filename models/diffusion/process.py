@@ -135,8 +135,11 @@ class Diffusion:
         """`x0` noised by a share `level` of the process: 0 leaves it as it is, 1 is the last step.
 
         Noise-conditioning augmentation of an upsampler's input (CDM, 2106.15282; Imagen, 2205.11487,
-        section 2.4).  Levels between two steps are rounded to the nearer.
+        section 2.4).  Levels between two steps are rounded to the nearer.  Raises `ValueError` on levels
+        outside [0, 1]; on a GPU, where looking would wait for it, one above 1 fails in the lookup.
         """
+        if level.device.type == "cpu" and not bool(((level >= 0) & (level <= 1)).all()):
+            raise ValueError(f"Diffusion.noise_to_level: expected levels in [0, 1], got {level.tolist()[:8]}")
         abar = torch.cat([self.alphas_cumprod.new_ones(1), self.alphas_cumprod]).to(x0.device)
         at_level = abar[(level * self.num_steps).round().long()].reshape(-1, *[1] * (x0.ndim - 1))
         return at_level.sqrt().to(x0.dtype) * x0 + (1 - at_level).sqrt().to(x0.dtype) * noise
