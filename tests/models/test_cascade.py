@@ -1,5 +1,5 @@
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -7,8 +7,19 @@ from torch import Tensor
 
 from models.ar_prior import AutoregressivePrior
 from models.cascade import Generated, Progress, UnCLIP
+from models.inpainting import Known
 from models.sampling import CascadeSampling, StageSampling
-from tests.models.tiny import AR_PRIOR, AR_UNCLIP, UNCLIP, fitted_codec, prompts, randomised, unit
+from tests.models.tiny import (
+    AR_PRIOR,
+    AR_UNCLIP,
+    DECODER,
+    DIM,
+    UNCLIP,
+    fitted_codec,
+    prompts,
+    randomised,
+    unit,
+)
 
 MODEL = randomised(UnCLIP(UNCLIP))
 TOKENS, MASK = prompts([4, 6, 2])
@@ -139,3 +150,40 @@ def test_bad_input_is_refused_before_any_work() -> None:
         MODEL.generate(TOKENS, MASK, EMBEDDING, seed=0, sampling=dataclasses.replace(SAMPLING, upsamplers=()))
     with pytest.raises(ValueError, match="width 16, got 8"):
         MODEL.generate(TOKENS, MASK, unit(3, dim=8), seed=0, sampling=SAMPLING)
+
+
+def broken(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[1].view(-1)[3] = float("nan")
+    return x
+
+
+def test_numbers_that_are_not_finite_are_refused_wherever_they_come_in() -> None:
+    features = dataclasses.replace(
+        DECODER, vocab_size=None, text_layers=None, text_heads=None, text_features_dim=12, text_pooled_dim=DIM
+    )
+    decoder = dataclasses.replace(features, embedding_dim=None)
+    config = dataclasses.replace(UNCLIP, prior=None, prior_diffusion=None, decoder=decoder)
+    model = randomised(UnCLIP(config))
+    text, mask = torch.randn(3, 6, 12), torch.ones(3, 6, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"finite text, got NaN or infinity in rows \[1\]"):
+        model.generate(broken(text), mask, EMBEDDING, seed=0, sampling=SAMPLING)
+    with pytest.raises(ValueError, match=r"finite text_pooled, got NaN or infinity in rows \[1\]"):
+        model.generate(text, mask, broken(EMBEDDING), seed=0, sampling=SAMPLING)
+    settings, noise = SAMPLING.decoder, torch.randn(3, 3, 16, 16)
+    with pytest.raises(ValueError, match="finite x_T"):
+        MODEL.decode(EMBEDDING, TOKENS, MASK, seed=0, settings=settings, x_T=broken(noise))
+    with pytest.raises(ValueError, match="finite image_embedding"):
+        MODEL.guided_decoder(broken(EMBEDDING), TOKENS, MASK, 1.0)
+
+
+def test_rows_that_do_not_go_together_are_named() -> None:
+    """Below `generate` and `inpaint`, whose signatures say the same and are checked in tests alone."""
+    draw: dict[str, Any] = {"seed": 0, "sampling": SAMPLING, "first_index": 0, "progress": None}
+    with pytest.raises(ValueError, match=r"text_mask of shape \(3, 6\), as the text, got \(3, 1\)"):
+        MODEL._draw(TOKENS, MASK[:, :1], EMBEDDING, known=None, **draw)
+    with pytest.raises(ValueError, match="one row of text_embedding for each of the 3 texts, got 2"):
+        MODEL._draw(TOKENS, MASK, EMBEDDING[:2], known=None, **draw)
+    known = Known(pixels_m11=torch.zeros(1, 3, 32, 32), mask=torch.ones(1, 1, 32, 32, dtype=torch.bool))
+    with pytest.raises(ValueError, match="one row of known for each of the 3 texts, got 1"):
+        MODEL._draw(TOKENS, MASK, EMBEDDING, known=known, **draw)
