@@ -265,10 +265,12 @@ class UnCLIP(nn.Module):
         encode = partial(
             self.decoder.condition, image_embedding, text_tokens, text_mask, text_pooled=text_pooled
         )
+        encoded = encode().as_kwargs()
         shown = _shown(known, self.config.decoder.inpainting)
-        everything = torch.ones(len(text_mask), dtype=torch.bool, device=text_mask.device)
-        conditional = {**encode().as_kwargs(), **shown}
-        null = {**encode(everything, everything).as_kwargs(), **shown}
+        null = conditional = {**encoded, **shown}
+        if guidance != 1:
+            everything = torch.ones(len(text_mask), dtype=torch.bool, device=text_mask.device)
+            null = {**encode(everything, everything).as_kwargs(), **shown}
         return Guided(self.decoder.denoise, conditional, null, guidance)
 
     @torch.no_grad()

@@ -212,11 +212,10 @@ class DiffusionPrior(nn.Module):
         The paper leaves the norm of a sample as it comes; here it is set to 1, the only one the decoder has
         seen.  A prior of standardised embeddings (Karlo) sets none, and clamps x0 as its process says.
         """
-        kept = torch.zeros(len(text), dtype=torch.bool, device=text.device)
-        conditional = self.condition(text, text_mask, text_embedding, kept)
-        null = conditional
+        null = conditional = self.condition(text, text_mask, text_embedding)
         if settings.guidance != 1:
-            null = self.condition(text, text_mask, text_embedding, ~kept)
+            everything = torch.ones(len(text), dtype=torch.bool, device=text.device)
+            null = self.condition(text, text_mask, text_embedding, everything)
         scaled = sample(
             settings,
             diffusion,

@@ -187,3 +187,16 @@ def test_rows_that_do_not_go_together_are_named() -> None:
     known = Known(pixels_m11=torch.zeros(1, 3, 32, 32), mask=torch.ones(1, 1, 32, 32, dtype=torch.bool))
     with pytest.raises(ValueError, match="one row of known for each of the 3 texts, got 1"):
         MODEL._draw(TOKENS, MASK, EMBEDDING, known=known, **draw)
+
+
+def test_without_guidance_no_null_is_asked_for() -> None:
+    """It may never have been given, and costs an encoding."""
+    features = {"vocab_size": None, "text_layers": None, "text_heads": None, "text_features_dim": 12}
+    decoder = dataclasses.replace(DECODER, **features, embedding_dim=None, null_text="given")  # type: ignore[arg-type]
+    stages = {"prior": None, "prior_diffusion": None, "upsamplers": (), "upsampler_diffusions": ()}
+    model = UnCLIP(dataclasses.replace(UNCLIP, decoder=decoder, **stages)).eval()  # type: ignore[arg-type]
+    text, mask = torch.randn(1, 6, 12), torch.ones(1, 6, dtype=torch.bool)
+    free = dataclasses.replace(SAMPLING, decoder=StageSampling(steps=2))
+    assert model.generate(text, mask, seed=0, sampling=free).images_m11[0].isfinite().all()
+    with pytest.raises(ValueError, match="never given; call set_null"):
+        model.generate(text, mask, seed=0, sampling=SAMPLING)
