@@ -18,7 +18,7 @@ from models.checks import check_finite, check_rows
 from models.config import UnCLIPConfig
 from models.diffusion.analytic import NoisePowers
 from models.diffusion.guidance import Guided
-from models.diffusion.noise import SampleNoise
+from models.diffusion.noise import SampleNoise, sampling_dtype
 from models.diffusion.process import Diffusion
 from models.diffusion.samplers import Callback, Denoiser, Guide
 from models.inpainting import Known, KnownRegion
@@ -228,7 +228,7 @@ class UnCLIP(nn.Module):
         caption.  `x_T`: the noise to begin with, as from `models.manipulation.invert`; drawn if not given.
         `guide`: classifier guidance beside it, such as `models.noised_clip.clip_guide`.  `image_embedding` is
         None for a decoder that reads none.  `known`: what of them stays as it is, at the decoder's size."""
-        dtype = torch.get_default_dtype() if image_embedding is None else image_embedding.dtype
+        dtype = torch.get_default_dtype() if image_embedding is None else sampling_dtype(image_embedding)
         if x_T is not None:
             check_finite("x_T", x_T)
         noise = SampleNoise(seed, len(text_mask), first=first_index, stream=DECODER_STREAM)
@@ -240,7 +240,7 @@ class UnCLIP(nn.Module):
             settings,
             self.decoder_diffusion,
             denoise,
-            drawn if x_T is None else x_T,
+            drawn if x_T is None else x_T.to(dtype),
             known,
             noise=noise,
             guide=guide,
@@ -266,7 +266,7 @@ class UnCLIP(nn.Module):
             self.decoder.condition, image_embedding, text_tokens, text_mask, text_pooled=text_pooled
         )
         encoded = encode().as_kwargs()
-        shown = _shown(known, self.config.decoder.inpainting)
+        shown = _shown(known, self.config.decoder.inpainting, encoded["context"].dtype)
         null = conditional = {**encoded, **shown}
         if guidance != 1:
             everything = torch.ones(len(text_mask), dtype=torch.bool, device=text_mask.device)
@@ -298,6 +298,7 @@ class UnCLIP(nn.Module):
         check_upsamplers((settings,), (config,))
         shape = (3, low_res.shape[2] * config.scale, low_res.shape[3] * config.scale)
         noise = SampleNoise(seed, len(low_res), first=first_index, stream=UPSAMPLER_STREAM + stage)
+        low_res = low_res.to(sampling_dtype(low_res))
         x_T = noise.draw(shape, device=low_res.device, dtype=low_res.dtype)
         level = None
         if config.noise_conditioning:
@@ -332,7 +333,9 @@ class UnCLIP(nn.Module):
             check_finite("text", text)
         # Resized once, and before it is cut into tiles.
         size = (low_res.shape[2] * config.scale, low_res.shape[3] * config.scale)
-        shown = {"low_res": upsampler.resize(low_res, size), **_shown(known, config.inpainting)}
+        dtype = next(upsampler.parameters()).dtype
+        shown = {"low_res": upsampler.resize(low_res, size).to(dtype)}
+        shown |= _shown(known, config.inpainting, dtype)
         conditional = {**shown, **upsampler.condition(level, text, mask)}
         null = conditional
         if settings.guidance != 1:
@@ -358,9 +361,9 @@ def _sample_image(
     return known.paste(sample(settings, diffusion, held, x_T, clip_x0=True, **how).clamp(-1, 1))
 
 
-def _shown(known: Known | None, inpainting: bool) -> dict[str, Tensor]:
+def _shown(known: Known | None, inpainting: bool, dtype: torch.dtype) -> dict[str, Tensor]:
     """What a network is shown of the known pixels: only one that was trained on them takes any."""
-    return {"known": known.channels()} if known is not None and inpainting else {}
+    return {"known": known.channels().to(dtype)} if known is not None and inpainting else {}
 
 
 def _named(progress: Progress | None, stage: str) -> Callback | None:

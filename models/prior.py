@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.config import PriorConfig
 from models.diffusion.analytic import NoisePowers
 from models.diffusion.guidance import Guided
-from models.diffusion.noise import SampleNoise
+from models.diffusion.noise import SampleNoise, sampling_dtype
 from models.diffusion.process import Diffusion
 from models.diffusion.samplers import Callback
 from models.layers import timestep_embedding
@@ -220,13 +220,13 @@ class DiffusionPrior(nn.Module):
             settings,
             diffusion,
             Guided(self.denoise, conditional, null, settings.guidance),
-            noise.like(text_embedding),
+            noise.like(text_embedding.to(sampling_dtype(text_embedding))),
             noise=noise,
             clip_x0=self.config.normalisation == "standardised",
             callback=callback,
             powers=powers,
         )
-        return self.to_embedding(scaled)
+        return self.to_embedding(scaled).to(text_embedding.dtype)
 
     def _encode_text(self, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Text at the width and context of the transformer, and where it is valid."""

@@ -15,6 +15,7 @@ from tests.models.tiny import (
     DECODER,
     DIM,
     UNCLIP,
+    UPSAMPLER,
     fitted_codec,
     prompts,
     randomised,
@@ -150,6 +151,37 @@ def test_bad_input_is_refused_before_any_work() -> None:
         MODEL.generate(TOKENS, MASK, EMBEDDING, seed=0, sampling=dataclasses.replace(SAMPLING, upsamplers=()))
     with pytest.raises(ValueError, match="width 16, got 8"):
         MODEL.generate(TOKENS, MASK, unit(3, dim=8), seed=0, sampling=SAMPLING)
+
+
+def test_networks_of_half_precision_draw_what_those_of_single_do() -> None:
+    """With everything that is told a network besides x_t: known pixels, a noise level, analytic variance."""
+    config = dataclasses.replace(
+        UNCLIP,
+        prior_noise_powers=("5",),
+        decoder=dataclasses.replace(DECODER, inpainting=True),
+        upsamplers=(dataclasses.replace(UPSAMPLER, inpainting=True, noise_conditioning=True),),
+    )
+    sampling = dataclasses.replace(
+        SAMPLING,
+        prior=StageSampling(sampler="ddpm", steps=5, guidance=2.0, variance="analytic"),
+        prior_candidates=1,
+        upsamplers=(StageSampling(steps=3, noise_level=0.2),),
+    )
+    g = torch.Generator().manual_seed(0)
+    mask = (torch.arange(32) < 8).expand(3, 1, 32, 32)
+    known = Known(pixels_m11=torch.rand(3, 3, 32, 32, generator=g) * 2 - 1, mask=mask)
+    model = randomised(UnCLIP(config))
+    powers = torch.rand(5, generator=g, dtype=torch.float64)
+    model.noise_powers.load_state_dict({"5": powers})
+    single = model.inpaint(known, TOKENS, MASK, EMBEDDING, seed=0, sampling=sampling)
+    model.bfloat16()
+    half = model.inpaint(known, TOKENS, MASK, EMBEDDING.bfloat16(), seed=0, sampling=sampling)
+    assert half.image_embeddings is not None and half.image_embeddings.dtype == torch.bfloat16
+    torch.testing.assert_close(half.image_embeddings.float(), single.image_embeddings, rtol=0, atol=0.05)
+    for ours, theirs in zip(half.images_m11, single.images_m11, strict=True):
+        assert ours.dtype == torch.float32
+        assert float((ours - theirs).abs().mean()) < 0.05
+    assert torch.equal(dict(model.noise_powers.named_buffers())["5"], powers)
 
 
 def broken(x: Tensor) -> Tensor:
