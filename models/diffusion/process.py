@@ -63,7 +63,9 @@ class Diffusion:
         self.prediction: PredictionType = prediction
         self.variance: VarianceType = variance
         self.clip_range = clip_range
-        self.timestep_map = torch.arange(len(betas)) if timestep_map is None else timestep_map.detach().cpu()
+        if timestep_map is None:
+            timestep_map = torch.arange(len(betas), device="cpu")
+        self.timestep_map = timestep_map.detach().cpu()
         self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
         self.alphas_cumprod_prev = torch.cat([betas.new_ones(1), self.alphas_cumprod[:-1]])
         self._tables = self._build_tables()
@@ -84,7 +86,7 @@ class Diffusion:
         """
         if self.variance == "given":
             raise ValueError("Diffusion.spaced: given variances belong to these steps; respace first")
-        keep = torch.tensor(sorted(set(spaced_steps(self.num_steps, sections))))
+        keep = torch.tensor(sorted(set(spaced_steps(self.num_steps, sections))), device="cpu")
         kept = self.alphas_cumprod[keep]
         previous = torch.cat([kept.new_ones(1), kept[:-1]])
         return Diffusion(

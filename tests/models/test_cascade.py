@@ -232,3 +232,14 @@ def test_without_guidance_no_null_is_asked_for() -> None:
     assert model.generate(text, mask, seed=0, sampling=free).images_m11[0].isfinite().all()
     with pytest.raises(ValueError, match="never given; call set_null"):
         model.generate(text, mask, seed=0, sampling=SAMPLING)
+
+
+def test_a_cascade_is_built_on_the_meta_device_and_its_processes_are_whole() -> None:
+    linear = dataclasses.replace(UNCLIP.decoder_diffusion, schedule="linear")
+    config = dataclasses.replace(UNCLIP, prior_noise_powers=("5",), decoder_diffusion=linear)
+    with torch.device("meta"):
+        model = config.build()
+        process = model.decoder_diffusion.spaced(5)
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert process.timestep_map.tolist() == [0, 25, 50, 74, 99]
+    torch.testing.assert_close(process.betas, linear.build().spaced(5).betas)
