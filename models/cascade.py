@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from models.checks import check_finite, check_rows
 from models.config import UnCLIPConfig
 from models.diffusion.analytic import NoisePowers
 from models.diffusion.guidance import Guided
-from models.diffusion.noise import SampleNoise
+from models.diffusion.noise import SampleNoise, sampling_dtype
 from models.diffusion.process import Diffusion
 from models.diffusion.samplers import Callback, Denoiser, Guide
 from models.inpainting import Known, KnownRegion
@@ -138,7 +139,7 @@ class UnCLIP(nn.Module):
         size, got = self.image_size, tuple(known.pixels_m11.shape[2:])
         if got != (size, size):
             raise ValueError(f"UnCLIP.inpaint: expected pictures of {size}x{size} px, got {got[0]}x{got[1]}")
-        _check_finite("known pixels", known.channels())
+        check_finite("known pixels", known.channels())
         draw: dict[str, Any] = {"seed": seed, "first_index": first_index, "progress": progress}
         sampling = sampling or CascadeSampling()
         return self._draw(text_tokens, text_mask, text_embedding, sampling=sampling, known=known, **draw)
@@ -159,6 +160,7 @@ class UnCLIP(nn.Module):
         **draw: Any,
     ) -> Generated:
         check_upsamplers(sampling.upsamplers, self.config.upsamplers)
+        check_rows(tokens, mask, embedding, known)
         z = None
         if self.prior is not None:
             if embedding is None:
@@ -193,7 +195,8 @@ class UnCLIP(nn.Module):
         (section 2.2).  Their norm is what the prior's own `sample` says."""
         if self.prior_sampler is None:
             raise ValueError("UnCLIP.sample_prior: this cascade has no prior")
-        _check_finite("text_embedding", text_embedding)
+        check_finite("text_embedding", text_embedding)
+        check_finite("text", text_tokens)
         inputs = (text_tokens, text_mask, text_embedding)
         conditions = [x.repeat_interleave(candidates, dim=0) for x in inputs]
         count = len(text_embedding) * candidates
@@ -225,10 +228,9 @@ class UnCLIP(nn.Module):
         caption.  `x_T`: the noise to begin with, as from `models.manipulation.invert`; drawn if not given.
         `guide`: classifier guidance beside it, such as `models.noised_clip.clip_guide`.  `image_embedding` is
         None for a decoder that reads none.  `known`: what of them stays as it is, at the decoder's size."""
-        dtype = torch.get_default_dtype()
-        if image_embedding is not None:
-            _check_finite("image_embedding", image_embedding)
-            dtype = image_embedding.dtype
+        dtype = torch.get_default_dtype() if image_embedding is None else sampling_dtype(image_embedding)
+        if x_T is not None:
+            check_finite("x_T", x_T)
         noise = SampleNoise(seed, len(text_mask), first=first_index, stream=DECODER_STREAM)
         size = self.decoder.config.image_size
         drawn = noise.draw((3, size, size), device=text_mask.device, dtype=dtype)
@@ -238,7 +240,7 @@ class UnCLIP(nn.Module):
             settings,
             self.decoder_diffusion,
             denoise,
-            drawn if x_T is None else x_T,
+            drawn if x_T is None else x_T.to(dtype),
             known,
             noise=noise,
             guide=guide,
@@ -254,14 +256,21 @@ class UnCLIP(nn.Module):
         text_pooled: Float[Tensor, "n p"] | None = None,
         known: Known | None = None,
     ) -> Guided:
-        """The decoder with its conditions bound, as samplers take it."""
-        everything = torch.ones(len(text_mask), dtype=torch.bool, device=text_mask.device)
-        condition = partial(
+        """The decoder with its conditions bound, as samplers take it.  Raises `ValueError` on numbers that
+        are not finite."""
+        given = {"image_embedding": image_embedding, "text": text_tokens, "text_pooled": text_pooled}
+        for name, condition in given.items():
+            if condition is not None:
+                check_finite(name, condition)
+        encode = partial(
             self.decoder.condition, image_embedding, text_tokens, text_mask, text_pooled=text_pooled
         )
-        shown = _shown(known, self.config.decoder.inpainting)
-        conditional = {**condition().as_kwargs(), **shown}
-        null = {**condition(everything, everything).as_kwargs(), **shown}
+        encoded = encode().as_kwargs()
+        shown = _shown(known, self.config.decoder.inpainting, encoded["context"].dtype)
+        null = conditional = {**encoded, **shown}
+        if guidance != 1:
+            everything = torch.ones(len(text_mask), dtype=torch.bool, device=text_mask.device)
+            null = {**encode(everything, everything).as_kwargs(), **shown}
         return Guided(self.decoder.denoise, conditional, null, guidance)
 
     @torch.no_grad()
@@ -284,11 +293,12 @@ class UnCLIP(nn.Module):
 
         With noise conditioning `low_res` is noised to `settings.noise_level` first, by the stage's process.
         """
-        _check_finite("low_res", low_res)
+        check_finite("low_res", low_res)
         config, process = self.config.upsamplers[stage], self.upsampler_diffusions[stage]
         check_upsamplers((settings,), (config,))
         shape = (3, low_res.shape[2] * config.scale, low_res.shape[3] * config.scale)
         noise = SampleNoise(seed, len(low_res), first=first_index, stream=UPSAMPLER_STREAM + stage)
+        low_res = low_res.to(sampling_dtype(low_res))
         x_T = noise.draw(shape, device=low_res.device, dtype=low_res.dtype)
         level = None
         if config.noise_conditioning:
@@ -319,9 +329,13 @@ class UnCLIP(nn.Module):
         config = upsampler.config
         if config.text is None:
             text = mask = None
+        if text is not None:
+            check_finite("text", text)
         # Resized once, and before it is cut into tiles.
         size = (low_res.shape[2] * config.scale, low_res.shape[3] * config.scale)
-        shown = {"low_res": upsampler.resize(low_res, size), **_shown(known, config.inpainting)}
+        dtype = next(upsampler.parameters()).dtype
+        shown = {"low_res": upsampler.resize(low_res, size).to(dtype)}
+        shown |= _shown(known, config.inpainting, dtype)
         conditional = {**shown, **upsampler.condition(level, text, mask)}
         null = conditional
         if settings.guidance != 1:
@@ -347,16 +361,10 @@ def _sample_image(
     return known.paste(sample(settings, diffusion, held, x_T, clip_x0=True, **how).clamp(-1, 1))
 
 
-def _shown(known: Known | None, inpainting: bool) -> dict[str, Tensor]:
+def _shown(known: Known | None, inpainting: bool, dtype: torch.dtype) -> dict[str, Tensor]:
     """What a network is shown of the known pixels: only one that was trained on them takes any."""
-    return {"known": known.channels()} if known is not None and inpainting else {}
+    return {"known": known.channels().to(dtype)} if known is not None and inpainting else {}
 
 
 def _named(progress: Progress | None, stage: str) -> Callback | None:
     return None if progress is None else partial(progress, stage)
-
-
-def _check_finite(name: str, x: Tensor) -> None:
-    if not bool(torch.isfinite(x).all()):
-        rows = (~torch.isfinite(x)).flatten(1).any(dim=1).nonzero().flatten().tolist()
-        raise ValueError(f"UnCLIP: expected finite {name}, got NaN or infinity in rows {rows[:8]}")

@@ -218,13 +218,22 @@ class UpsamplerConfig(Config):
             raise ValueError(
                 "UpsamplerConfig.residual: x0 prediction has a fixed variance; set learned_variance to false"
             )
+        if isinstance(self.text, TextFeaturesConfig):
+            self._check_features(self.text)
+        _ = self.unet
+
+    def _check_features(self, text: TextFeaturesConfig) -> None:
         width = 4 * self.model_channels
-        if isinstance(self.text, TextFeaturesConfig) and self.text.time_width != width:
+        if text.time_width != width:
             raise ValueError(
                 f"UpsamplerConfig.text.time_width: expected 4 * model_channels = {width}, got "
-                f"{self.text.time_width}"
+                f"{text.time_width}"
             )
-        _ = self.unet
+        if text.pooled_dim is not None:
+            raise ValueError(
+                f"UpsamplerConfig.text.pooled_dim: upsamplers are given features alone, it must be null, got "
+                f"{text.pooled_dim}"
+            )
 
     @property
     def scale(self) -> int:
@@ -360,6 +369,11 @@ class UnCLIPConfig(Config):
                 f"UnCLIPConfig: prior and decoder see one text, but text_features_dim is "
                 f"{self.prior.text_features_dim} of the prior and {self.decoder.text_features_dim} of the "
                 f"decoder (null: token ids)"
+            )
+        if self.prior is not None and self.prior.vocab_size != self.decoder.vocab_size:
+            raise ValueError(
+                f"UnCLIPConfig: prior and decoder see the same token ids, but vocab_size is "
+                f"{self.prior.vocab_size} of the prior and {self.decoder.vocab_size} of the decoder"
             )
 
     def build(self) -> "models.cascade.UnCLIP":

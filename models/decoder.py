@@ -120,15 +120,3 @@ class Decoder(TextConditioned):
                 else f"image embeddings of width {c.embedding_dim}"
             )
             raise ValueError(f"Decoder: expected {wants}, got {'none' if width is None else width}")
-
-
-def draw_drops(
-    batch: int, generator: torch.Generator, p_image: float = 0.1, p_text: float = 0.5
-) -> tuple[Bool[Tensor, " batch"], Bool[Tensor, " batch"]]:
-    """Which samples of a training batch lose the image embedding and which the caption, independently.
-
-    unCLIP drops them 10 % and 50 % of the time (section 2.1), hence both present 45 %, text only 5 % (as its
-    section 5.1 says), image only 45 %, neither 5 %.  On the generator's device.
-    """
-    draws = torch.rand(2, batch, generator=generator, device=generator.device)
-    return draws[0] < p_image, draws[1] < p_text

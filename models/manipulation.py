@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from models.cascade import UnCLIP
+from models.checks import check_finite
 from models.diffusion.samplers import ddim, ddim_invert
 
 # Beyond this cosine the two directions are one, and sin(angle) has no digits left.
@@ -53,7 +54,11 @@ def invert(
     *,
     steps: int | str,
 ) -> Float[Tensor, "n 3 S S"]:
-    """x_T of images in [-1, 1] at the decoder's size, by DDIM inversion without guidance."""
+    """x_T of images in [-1, 1] at the decoder's size, by DDIM inversion without guidance.
+
+    Raises `ValueError` on numbers that are not finite, as `reconstruct` does.
+    """
+    check_finite("images_m11", images_m11)
     denoise = model.guided_decoder(image_embedding, text_tokens, text_mask, 1.0)
     return ddim_invert(model.decoder_diffusion.spaced(steps), denoise, images_m11)
 
@@ -69,6 +74,7 @@ def reconstruct(
     steps: int | str,
 ) -> Float[Tensor, "n 3 S S"]:
     """The images that `invert` with as many steps made `x_T` of, nearly: nothing is clipped on the way."""
+    check_finite("x_T", x_T)
     denoise = model.guided_decoder(image_embedding, text_tokens, text_mask, 1.0)
     return ddim(model.decoder_diffusion.spaced(steps), denoise, x_T, clip_x0=False).clamp(-1, 1)
 

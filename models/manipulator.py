@@ -17,7 +17,7 @@ from models.cascade import DECODER_STREAM, UnCLIP
 from models.diffusion.noise import SampleNoise
 from models.manipulation import arithmetic_path, interpolation_path, invert, reconstruct, text_diff_path
 from models.pca import Pca
-from models.sampling import CascadeSampling, StageSampling
+from models.sampling import CascadeSampling, StageSampling, check_upsamplers
 
 Stages = tuple[Float[Tensor, "n 3 _h _w"], ...]
 """Pictures in [-1, 1] of the decoder and of each upsampler."""
@@ -58,7 +58,9 @@ class Manipulator:
         seed: int = 0,
         upsamplers: Sequence[StageSampling] = CascadeSampling().upsamplers,
     ) -> None:
+        """Raises `ValueError` where `upsamplers` do not fit the model's."""
         self.model, self.steps, self.seed, self.upsamplers = model, steps, seed, tuple(upsamplers)
+        check_upsamplers(self.upsamplers, model.config.upsamplers)
 
     def latents(self, images_m11: Float[Tensor, "n 3 S S"], z: Float[Tensor, "n d"]) -> Latents:
         """Of pictures at the decoder's size and their embeddings, by DDIM inversion."""

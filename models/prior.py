@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.config import PriorConfig
 from models.diffusion.analytic import NoisePowers
 from models.diffusion.guidance import Guided
-from models.diffusion.noise import SampleNoise
+from models.diffusion.noise import SampleNoise, sampling_dtype
 from models.diffusion.process import Diffusion
 from models.diffusion.samplers import Callback
 from models.layers import timestep_embedding
@@ -212,22 +212,21 @@ class DiffusionPrior(nn.Module):
         The paper leaves the norm of a sample as it comes; here it is set to 1, the only one the decoder has
         seen.  A prior of standardised embeddings (Karlo) sets none, and clamps x0 as its process says.
         """
-        kept = torch.zeros(len(text), dtype=torch.bool, device=text.device)
-        conditional = self.condition(text, text_mask, text_embedding, kept)
-        null = conditional
+        null = conditional = self.condition(text, text_mask, text_embedding)
         if settings.guidance != 1:
-            null = self.condition(text, text_mask, text_embedding, ~kept)
+            everything = torch.ones(len(text), dtype=torch.bool, device=text.device)
+            null = self.condition(text, text_mask, text_embedding, everything)
         scaled = sample(
             settings,
             diffusion,
             Guided(self.denoise, conditional, null, settings.guidance),
-            noise.like(text_embedding),
+            noise.like(text_embedding.to(sampling_dtype(text_embedding))),
             noise=noise,
             clip_x0=self.config.normalisation == "standardised",
             callback=callback,
             powers=powers,
         )
-        return self.to_embedding(scaled)
+        return self.to_embedding(scaled).to(text_embedding.dtype)
 
     def _encode_text(self, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Text at the width and context of the transformer, and where it is valid."""

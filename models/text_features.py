@@ -54,7 +54,7 @@ class NullText(nn.Module):
         drop: Bool[Tensor, " B"],
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The same with the null where `drop` is True.  Raises `ValueError` where none was given."""
-        if not self.learned and bool(self.features.isnan().any()):
+        if not self.learned and bool(drop.any() & self.features.isnan().any()):
             raise ValueError(
                 "a text is dropped, but what stands for it was never given; call set_null with the encoder's "
                 "output for the empty prompt"

@@ -36,7 +36,7 @@ class TextTransformer(nn.Module):
         """Encode token ids; `mask` is True on the prompt, False on padding, whose ids are not read.
 
         Shorter input is padded to the context.  Raises `ValueError` on a prompt past the context or an id
-        past the vocabulary.
+        outside the vocabulary.
         """
         tokens, mask = fit_to_context(
             tokens, mask, self.config.context, self.config.vocab_size, "TextTransformer"
@@ -56,9 +56,11 @@ def fit_to_context(
     tokens = F.pad(tokens.masked_fill(~mask, 0), (0, context - length))
     # A lookup past the table is a bare IndexError on CPU and a poisoned context on CUDA.  There the check
     # would wait for the device, so it is left to the embedding's own assertion.
-    if tokens.device.type == "cpu" and tokens.numel() and int(tokens.max()) >= vocab_size:
-        raise ValueError(
-            f"{where}: token ids must be below vocab_size={vocab_size}, got {int(tokens.max())}; "
-            f"tokenizer and configuration disagree"
-        )
+    if tokens.device.type == "cpu" and tokens.numel():
+        least, most = (int(bound) for bound in tokens.aminmax())
+        if least < 0 or most >= vocab_size:
+            raise ValueError(
+                f"{where}: token ids must be at least 0 and below vocab_size={vocab_size}, got "
+                f"{least if least < 0 else most}; tokenizer and configuration disagree"
+            )
     return tokens, F.pad(mask, (0, context - length), value=False)

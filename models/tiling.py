@@ -46,7 +46,7 @@ class Tiled:
         """
         check_tile(tile, stride)
         self.network, self.tile, self.stride = network, tile, stride
-        self.overlap = tile // 4 // stride * stride
+        self.overlap = -(-tile // (4 * stride)) * stride
 
     def __call__(
         self, x_t: Float[Tensor, "B channels H W"], t: Int[Tensor, " B"], /, **conditions: Tensor

@@ -81,7 +81,7 @@ class Upsampler(TextConditioned):
             conditions = self.encode_text(text, mask, drop_text).as_kwargs()
         if noise_level is not None:
             level = timestep_embedding(noise_level * LEVEL_STEPS, self.config.model_channels)
-            told = self.noise_level_embed(level.to(noise_level.dtype))
+            told = self.noise_level_embed(level.to(next(self.noise_level_embed.parameters()).dtype))
             conditions["time_shift"] = conditions.get("time_shift", 0) + told
         return conditions
 

@@ -10,7 +10,7 @@ Two parts: the network's mean squared noise estimate at every step is measured o
 `NoisePowers` keeps what was measured beside the weights it is of.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import final
 
 import torch
@@ -72,7 +72,12 @@ class NoisePowers(nn.Module):
         self.data_variance = data_variance
         for respacing in respacings:
             steps = diffusion.spaced(respacing).num_steps
-            self.register_buffer(respacing, torch.ones(steps, dtype=torch.float64))
+            self.register_buffer(respacing, torch.ones(steps, dtype=torch.float64, device="cpu"))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "NoisePowers":  # noqa: ARG002
+        # These are tables of the process, which computes in float64 on the CPU: rounded to the precision that
+        # a network is moved to, 1 - power would be noise.
+        return self
 
     def analytic(self, process: Diffusion, steps: int | str) -> Diffusion:
         """`process`, which is respaced to `steps`, with the variances that are best for the network.

@@ -21,6 +21,9 @@ class Guided:
     each is an affine function of the others at a given x_t.  At scale 1 the null branch has no weight and is
     not run.
 
+    The samplers hold x_t in fp32 whatever the networks' precision: the network is given it in that of its
+    conditions, and its output goes back to x_t's where the process reads it.
+
         denoise = Guided(decoder.denoise, {"time_shift": a, "context": b}, {"time_shift": a0, "context": b0},
         3.0)
     """
@@ -40,6 +43,7 @@ class Guided:
         self.network = network
         self.scale = scale
         self._conditional = dict(conditional)
+        self._dtype = next((v.dtype for v in conditional.values() if v.is_floating_point()), None)
         self._both = (
             {k: torch.cat([conditional[k], unconditional[k]]) for k in conditional} if scale != 1 else {}
         )
@@ -47,6 +51,7 @@ class Guided:
     def __call__(
         self, x_t: Float[Tensor, "batch channels *spatial"], t: Int[Tensor, " batch"], /
     ) -> Float[Tensor, "batch out_channels *spatial"]:
+        x_t = x_t if self._dtype is None else x_t.to(self._dtype)
         if self.scale == 1:
             return self.network(x_t, t, **self._conditional)
         output = self.network(torch.cat([x_t, x_t]), torch.cat([t, t]), **self._both)

@@ -41,7 +41,7 @@ class SampleNoise:
         """The next draw of every stream: [count, *shape]; advances the streams."""
         if not self._generators:
             return torch.empty(0, *shape, device=device, dtype=dtype)
-        rows = [torch.randn(shape, generator=generator) for generator in self._generators]
+        rows = [torch.randn(shape, generator=g, device="cpu") for g in self._generators]
         return torch.stack(rows).to(device=device, dtype=dtype)
 
     def uniform(
@@ -49,8 +49,14 @@ class SampleNoise:
     ) -> Float64[Tensor, "..."]:
         """The next uniform numbers in [0, 1) of every stream: [count, *shape], float64; advances the
         streams."""
-        rows = [torch.rand(shape, generator=g, dtype=torch.float64) for g in self._generators]
+        rows = [torch.rand(shape, generator=g, device="cpu", dtype=torch.float64) for g in self._generators]
         return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, dtype=torch.float64)
+
+
+def sampling_dtype(x: Tensor) -> torch.dtype:
+    """What a chain that is conditioned on `x` is held in: float32 even for networks of half precision, whose
+    few digits the small steps at the end of a chain would be lost in."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _seed(seed: int, stream: int, index: int) -> int:

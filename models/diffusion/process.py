@@ -63,7 +63,9 @@ class Diffusion:
         self.prediction: PredictionType = prediction
         self.variance: VarianceType = variance
         self.clip_range = clip_range
-        self.timestep_map = torch.arange(len(betas)) if timestep_map is None else timestep_map.detach().cpu()
+        if timestep_map is None:
+            timestep_map = torch.arange(len(betas), device="cpu")
+        self.timestep_map = timestep_map.detach().cpu()
         self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
         self.alphas_cumprod_prev = torch.cat([betas.new_ones(1), self.alphas_cumprod[:-1]])
         self._tables = self._build_tables()
@@ -84,7 +86,7 @@ class Diffusion:
         """
         if self.variance == "given":
             raise ValueError("Diffusion.spaced: given variances belong to these steps; respace first")
-        keep = torch.tensor(sorted(set(spaced_steps(self.num_steps, sections))))
+        keep = torch.tensor(sorted(set(spaced_steps(self.num_steps, sections))), device="cpu")
         kept = self.alphas_cumprod[keep]
         previous = torch.cat([kept.new_ones(1), kept[:-1]])
         return Diffusion(
@@ -135,8 +137,11 @@ class Diffusion:
         """`x0` noised by a share `level` of the process: 0 leaves it as it is, 1 is the last step.
 
         Noise-conditioning augmentation of an upsampler's input (CDM, 2106.15282; Imagen, 2205.11487,
-        section 2.4).  Levels between two steps are rounded to the nearer.
+        section 2.4).  Levels between two steps are rounded to the nearer.  Raises `ValueError` on levels
+        outside [0, 1]; on a GPU, where looking would wait for it, one above 1 fails in the lookup.
         """
+        if level.device.type == "cpu" and not bool(((level >= 0) & (level <= 1)).all()):
+            raise ValueError(f"Diffusion.noise_to_level: expected levels in [0, 1], got {level.tolist()[:8]}")
         abar = torch.cat([self.alphas_cumprod.new_ones(1), self.alphas_cumprod]).to(x0.device)
         at_level = abar[(level * self.num_steps).round().long()].reshape(-1, *[1] * (x0.ndim - 1))
         return at_level.sqrt().to(x0.dtype) * x0 + (1 - at_level).sqrt().to(x0.dtype) * noise
@@ -199,6 +204,19 @@ class Diffusion:
         x0 = self._at("recip_sqrt_abar", t, x_t) * x_t - self._at("recipm1_sqrt_abar", t, x_t) * epsilon
         mean, _ = self.q_posterior(x0, x_t, t)
         return Prediction(x0=x0, epsilon=epsilon, log_variance=prediction.log_variance, mean=mean)
+
+    def guided_mean(
+        self,
+        prediction: Prediction,
+        t: Int[Tensor, " batch"],
+        gradient: Float[Tensor, " batch *shape"],
+    ) -> Float[Tensor, " batch *shape"]:
+        """Mean of p(x_{t-1} | x_t) shifted by variance times `gradient` (2105.05233, algorithm 1)."""
+        variance = prediction.log_variance.exp()
+        if self.variance == "fixed_small":
+            # It is 0 at step 0; its logarithm there is that of step 1.
+            variance = torch.where(t.reshape(-1, *[1] * (gradient.ndim - 1)) == 0, 0, variance)
+        return prediction.mean + variance * gradient
 
     # ---- losses ----------------------------------------------------------------------------------------
 

@@ -53,14 +53,14 @@ def ddpm(
 ) -> Float[Tensor, "batch channels *spatial"]:
     """Ancestral sampling (2006.11239, algorithm 2) with the variance of the process or of the network.
 
-    `guide` shifts the mean by variance times gradient (2105.05233, algorithm 1).
+    `guide` shifts the mean (`Diffusion.guided_mean`).
     """
     x = x_T
     for step in reversed(range(diffusion.num_steps)):
         prediction = _predict(diffusion, denoise, x, step, clip_x0)
         mean = prediction.mean
         if guide is not None:
-            mean = mean + prediction.log_variance.exp() * _gradient(diffusion, guide, x, step)
+            mean = diffusion.guided_mean(prediction, _full(step, x), _gradient(diffusion, guide, x, step))
         x = mean
         if step > 0:
             x = x + torch.exp(0.5 * prediction.log_variance) * noise.like(x)

@@ -1,6 +1,7 @@
 """Noise schedules and the choice of the timesteps a sampler visits.
 
 Schedules are float64: the cumulative products that follow from them lose digits in float32 at both ends.
+They are on the CPU whatever the default device is, as all tables of a process are at first.
 A schedule once released is never changed, only joined by another: weights are trained against it.
 """
 
@@ -22,7 +23,7 @@ def cosine_betas(steps: int, *, max_beta: float = 0.999) -> Float64[Tensor, " st
         return math.cos((fraction + 0.008) / 1.008 * math.pi / 2) ** 2
 
     betas = [min(1 - alpha_bar((i + 1) / steps) / alpha_bar(i / steps), max_beta) for i in range(steps)]
-    return torch.tensor(betas, dtype=torch.float64)
+    return torch.tensor(betas, dtype=torch.float64, device="cpu")
 
 
 def linear_betas(steps: int) -> Float64[Tensor, " steps"]:
@@ -33,7 +34,7 @@ def linear_betas(steps: int) -> Float64[Tensor, " steps"]:
         raise ValueError(
             f"linear_betas: expected at least 20 steps (the last beta must not exceed 1), got {steps}"
         )
-    return torch.linspace(scale * 1e-4, scale * 0.02, steps, dtype=torch.float64)
+    return torch.linspace(scale * 1e-4, scale * 0.02, steps, dtype=torch.float64, device="cpu")
 
 
 def spaced_steps(total: int, sections: int | str) -> list[int]:

@@ -144,7 +144,8 @@ class TrainARPrior(TrainStep[TrainARPriorConfig]):
 
         pca = Pca.fit(image for image, _ in batches())
         held = float(pca.explained()[network.components - 1])
-        if held < config.least_variance:
+        # All components hold the whole but for the last digits, as `components_for` counts them.
+        if held < config.least_variance - 1e-6:
             raise ValueError(
                 f"network.components: {network.components} hold {100 * held:.2f} % of the variance of the "
                 f"training embeddings, least_variance is {config.least_variance}; give "

@@ -53,19 +53,20 @@ def networks(*, toy: bool) -> dict[str, tuple[TrainedConfig, int]]:
                 text_width=width,
                 text_layers=layers,
                 text_heads=heads,
+                dropout=0.1,
             ),
             64,
         ),
-        "upsampler_256": (_upsampler(256, 64, 32 if toy else 320, (1, 2, 3, 4), 1 if toy else 3), 64),
+        "upsampler_256": (_upsampler(256, 64, 32 if toy else 320, (1, 2, 3, 4), 1 if toy else 3, 0.1), 64),
         "upsampler_1024": (
-            _upsampler(1024, 256, 32 if toy else 192, (1, 1, 2, 2, 4, 4), 1 if toy else 2),
+            _upsampler(1024, 256, 32 if toy else 192, (1, 1, 2, 2, 4, 4), 1 if toy else 2, 0.0),
             64 if toy else 256,
         ),
     }
 
 
 def _upsampler(
-    size: int, low: int, channels: int, multiples: tuple[int, ...], blocks: int
+    size: int, low: int, channels: int, multiples: tuple[int, ...], blocks: int, dropout: float
 ) -> UpsamplerConfig:
     return UpsamplerConfig(
         image_size=size,
@@ -73,7 +74,7 @@ def _upsampler(
         model_channels=channels,
         channel_mult=multiples,
         num_res_blocks=blocks,
-        learned_variance=False,
+        dropout=dropout,
     )
 
 

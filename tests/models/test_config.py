@@ -96,6 +96,20 @@ BAD: list[tuple[type, dict[str, object], str]] = [
     (UpsamplerConfig, {**UNET, "low_res_size": 48}, r"image_size \(64\) must be divisible by low_res_size"),
     (UpsamplerConfig, {**UNET, "low_res_size": 16, "residual": True}, "learned_variance"),
     (ClipHeadsConfig, {"image_dim": 8, "text_dim": 8, "dim": -1}, "dim: expected a positive integer"),
+    (
+        UpsamplerConfig,
+        {
+            **UNET,
+            "low_res_size": 16,
+            "text": TextFeaturesConfig(features_dim=8, context=4, width=8, time_width=128, pooled_dim=8),
+        },
+        "pooled_dim: upsamplers are given features alone, it must be null, got 8",
+    ),
+    (
+        UnCLIPConfig,
+        {**FIELDS, "prior": dataclasses.replace(PRIOR, vocab_size=60)},
+        "vocab_size is 60 of the prior and 50 of the decoder",
+    ),
     (UnCLIPConfig, {**FIELDS, "prior": AR_PRIOR}, "nothing else has one"),
     (UnCLIPConfig, {**FIELDS, "prior_diffusion": None}, "a diffusion prior needs a process"),
     (

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from models.decoder import draw_drops
 from tests.models.tiny import DECODER, prompts, randomised, unit
 
 NETWORK = randomised(DECODER.build())
@@ -32,25 +31,6 @@ def test_a_dropped_caption_is_the_empty_one() -> None:
     empty = NETWORK(X, T, unit(4), TOKENS, MASK & ~DROP[:, None])
     assert torch.equal(dropped, empty)
     assert not torch.allclose(dropped[DROP], NETWORK(X, T, unit(4), TOKENS, MASK)[DROP], atol=1e-6)
-
-
-def test_drops_are_independent_at_the_papers_rates() -> None:
-    """45 % both kept, 5 % text only, 45 % image only, 5 % neither: within 5 standard errors of 100,000
-    draws."""
-    image, text = draw_drops(100_000, torch.Generator().manual_seed(0))
-    counts = {
-        (a, b): ((image == a) & (text == b)).double().mean().item()
-        for a in (False, True)
-        for b in (False, True)
-    }
-    expected = {(False, False): 0.45, (True, False): 0.05, (False, True): 0.45, (True, True): 0.05}
-    for key, p in expected.items():
-        assert abs(counts[key] - p) < 5 * (p * (1 - p) / 100_000) ** 0.5, key
-
-
-def test_drops_are_the_generators() -> None:
-    a, b = (torch.stack(draw_drops(50, torch.Generator().manual_seed(3))) for _ in range(2))
-    assert torch.equal(a, b)
 
 
 def test_every_parameter_is_trained() -> None:

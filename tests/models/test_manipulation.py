@@ -13,6 +13,7 @@ from models.manipulation import (
     slerp,
     text_diff_path,
 )
+from models.manipulator import Manipulator
 from tests.models.tiny import UNCLIP, prompts, randomised, unit
 
 
@@ -72,3 +73,17 @@ def test_paths() -> None:
     assert cosines[0] < cosines[1] < cosines[2]
     with pytest.raises(ValueError, match="two texts that differ"):
         text_diff_path(a, b, b, (0.5,))
+
+
+def test_numbers_that_are_not_finite_are_refused() -> None:
+    images, conditions = torch.zeros(2, 3, 16, 16), (unit(2), *prompts([4, 6]))
+    images[1, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"finite images_m11, got NaN or infinity in rows \[1\]"):
+        invert(GENTLE, images, *conditions, steps=2)
+    with pytest.raises(ValueError, match="finite x_T"):
+        reconstruct(GENTLE, images, *conditions, steps=2)
+
+
+def test_settings_that_do_not_fit_the_upsamplers_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="1 upsamplers, settings for 0"):
+        Manipulator(GENTLE, upsamplers=())

@@ -1,11 +1,17 @@
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from models.config import PriorConfig
+from models.diffusion.analytic import NoisePowers
+from models.diffusion.noise import SampleNoise
+from models.diffusion.process import Diffusion
+from models.diffusion.schedule import cosine_betas
 from models.prior import embedding_scale
+from models.sampling import StageSampling
 from tests.models.tiny import DIM, PRIOR, prompts, randomised, unit
 
 NETWORK = randomised(PRIOR.build())
@@ -153,7 +159,14 @@ def test_a_given_null_is_what_the_empty_prompt_gives() -> None:
     empty = network(unit(3), T, features.expand(3, -1, -1), mask.expand(3, -1), embedding.expand(3, -1))
     torch.testing.assert_close(dropped[drop], empty[drop])
     assert torch.equal(dropped[~drop], network(*args)[~drop])
+    unset, process = config.build(), Diffusion(cosine_betas(10), prediction="x0", variance="fixed_small")
     with pytest.raises(ValueError, match="never given; call set_null"):
-        config.build()(*args, drop)
+        unset(*args, drop)
+    assert unset(*args, torch.zeros_like(drop)).isfinite().all()
+    powers = NoisePowers(process, (), data_variance=1.0)
+    draw = partial(unset.sample, *args[2:], diffusion=process, powers=powers, noise=SampleNoise(0, 3))
+    assert draw(settings=StageSampling(steps=2)).isfinite().all()
+    with pytest.raises(ValueError, match="never given; call set_null"):
+        draw(settings=StageSampling(steps=2, guidance=2.0))
     with pytest.raises(ValueError, match="this network learned its null"):
         NETWORK.set_null(features, mask, embedding)

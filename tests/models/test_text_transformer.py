@@ -31,5 +31,7 @@ def test_the_first_position_sees_the_last_token_and_the_length() -> None:
 def test_a_prompt_past_the_context_and_a_foreign_id_are_refused() -> None:
     with pytest.raises(ValueError, match="the context is 6 tokens, got 7"):
         NETWORK(torch.zeros(1, 7, dtype=torch.long), torch.ones(1, 7, dtype=torch.bool))
+    with pytest.raises(ValueError, match="at least 0 and below vocab_size=50, got -1"):
+        NETWORK(torch.tensor([[50, -1]]), torch.tensor([[True, True]]))
     with pytest.raises(ValueError, match="below vocab_size=50, got 50"):
         NETWORK(torch.full((1, 2), 50), torch.ones(1, 2, dtype=torch.bool))

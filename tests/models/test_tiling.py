@@ -1,6 +1,7 @@
 """Upsampling by tiles against upsampling the whole, with the same noise, by a network trained for seconds."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -99,6 +100,14 @@ def test_memory_is_that_of_a_tile() -> None:
         whole_bytes = peak_bytes(lambda: network.denoise(x, t, low_res=low_res))
         tile_bytes = peak_bytes(lambda: tiled(x, t, low_res=low_res))
     assert tile_bytes < 0.2 * whole_bytes
+
+
+@pytest.mark.parametrize(("tile", "stride"), [(32, 8), (40, 8), (56, 8), (64, 4), (20, 4)])
+def test_tiles_overlap_by_a_quarter_at_least_and_begin_where_the_network_may(tile: int, stride: int) -> None:
+    tiled = Tiled(UPSAMPLER.build(), tile=tile, stride=stride)
+    starts = tiled.starts(200)
+    assert all(start % stride == 0 for start in starts)
+    assert all(4 * (tile - (b - a)) >= tile for a, b in itertools.pairwise(starts))
 
 
 def test_bad_tiles_are_refused(model: UnCLIP) -> None:

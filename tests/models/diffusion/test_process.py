@@ -120,6 +120,13 @@ def test_network_and_process_that_disagree_on_the_variance_are_told_so() -> None
         process().predict(torch.zeros(1, 6, 4, 4), x_t, t, True)
 
 
+@pytest.mark.parametrize("level", [-0.1, 1.1, float("nan")])
+def test_levels_outside_the_unit_interval_are_refused(level: float) -> None:
+    x = torch.zeros(2, 3, 4, 4)
+    with pytest.raises(ValueError, match=r"expected levels in \[0, 1\], got \[0.5, "):
+        process().noise_to_level(x, torch.tensor([0.5, level]), x)
+
+
 def test_betas_outside_the_unit_interval_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(0, 1\]"):
         Diffusion(torch.tensor([0.1, 1.2], dtype=torch.float64), prediction="x0", variance="fixed_small")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from infra.progress import Progress
 from infra.store import Store
 from models.ar_prior import AutoregressivePrior
 from models.config import from_tagged, parameter_count
+from models.pca import Pca
 from pipelines.step import Context, Estimate, step_address
 from pipelines.train import launch
 from pipelines.train.config import TrainConfig, TrainResources
@@ -286,6 +289,23 @@ def test_components_that_hold_too_little_are_refused_with_the_number_that_would_
     config = step.Config(**(AR_PRIOR | {"least_variance": 0.999}))
     with pytest.raises(ValueError, match=r"12 hold \d+\.\d+ % .* is 0.999; give 1[3-6] components"):
         step.run(_context(step, config, tiny, tmp_path))
+
+
+def test_components_that_hold_what_is_asked_but_for_the_last_digits_are_enough(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    images = torch.from_numpy(
+        Stream(tiny.index, split="train", seed=0).read_in_key_order(0, 24).image_embedding
+    )
+    held = float(Pca.fit([images]).explained()[11])
+    step = TrainARPrior()
+    context = _context(step, step.Config(**(AR_PRIOR | {"least_variance": held + 5e-7})), tiny, tmp_path)
+    context.draft.work.mkdir(parents=True, exist_ok=True)
+    shutil.copy(tiny.index, context.draft.work / "index.arrow")
+    assert "codec.pca.mean" in step.fit_buffers(context)
+    context = dataclasses.replace(context, config=step.Config(**(AR_PRIOR | {"least_variance": held + 1e-4})))
+    with pytest.raises(ValueError, match=r"12 hold .* give 13 components"):
+        step.fit_buffers(context)
 
 
 def test_respacings_that_cannot_be_are_a_problem_of_the_plan() -> None:
