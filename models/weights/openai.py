@@ -21,7 +21,8 @@ def infer_unet(state: State, where: str, *, image_size: int, num_head_channels: 
     """The configuration of a U-Net's state dict.  Raises `StateDictError` where it is none of ours."""
     if "label_emb.weight" in state:
         raise StateDictError(f"{where}: label_emb.weight is of a class-conditional network; none is here")
-    _need(state, where, "input_blocks.0.0.weight", "time_embed.0.weight", "out.2.weight")
+    first, second = "input_blocks.1.0.emb_layers.1.weight", "input_blocks.1.0.out_layers.3.weight"
+    _need(state, where, "input_blocks.0.0.weight", "time_embed.0.weight", first, second, "out.2.weight")
     width = state["time_embed.0.weight"].shape[1]
     depth = _count(state, "output_blocks")
     # Only the last block of a level has a second block that changes the side.
@@ -31,15 +32,14 @@ def infer_unet(state: State, where: str, *, image_size: int, num_head_channels: 
     if depth != blocks * levels:
         raise StateDictError(f"{where}: {depth} output blocks in {levels} levels; not a U-Net of OpenAI's")
     lasts = [blocks * (level + 1) - 1 for level in reversed(range(levels))]
+    outputs = [f"output_blocks.{last}.0.out_layers.3.weight" for last in lasts]
+    _need(state, where, *outputs)
     sides = [image_size // 2**level for level in range(levels)]
-    first = state["input_blocks.1.0.emb_layers.1.weight"].shape[0]
     encoder = next((v.shape[1] for k, v in state.items() if k.endswith("encoder_kv.weight")), None)
     return UNetConfig(
         image_size=image_size,
         model_channels=width,
-        channel_mult=tuple(
-            state[f"output_blocks.{last}.0.out_layers.3.weight"].shape[0] // width for last in lasts
-        ),
+        channel_mult=tuple(state[name].shape[0] // width for name in outputs),
         num_res_blocks=blocks - 1,
         in_channels=state["input_blocks.0.0.weight"].shape[1],
         out_channels=state["out.2.weight"].shape[0],
@@ -51,7 +51,7 @@ def infer_unet(state: State, where: str, *, image_size: int, num_head_channels: 
         num_head_channels=num_head_channels,
         middle_attention="middle_block.1.qkv.weight" in state,
         encoder_channels=encoder,
-        use_scale_shift_norm=first == 2 * state["input_blocks.1.0.out_layers.3.weight"].shape[0],
+        use_scale_shift_norm=state[first].shape[0] == 2 * state[second].shape[0],
         resblock_updown=not any(k.endswith((".op.weight", ".conv.weight")) for k in state),
     )
 
@@ -106,7 +106,8 @@ def infer_karlo_decoder(
     return config
 
 
-def infer_karlo_prior(state: State, where: str, *, heads: int) -> PriorConfig:
+def infer_karlo_prior(state: State, where: str, *, heads: int | None) -> PriorConfig:
+    """`heads`: None for heads of 64 channels, as Karlo's."""
     _need(state, where, "clip_img_proj.weight", "positional_embedding", "text_enc_proj.weight")
     width, dim = state["clip_img_proj.weight"].shape
     return PriorConfig(
@@ -114,7 +115,7 @@ def infer_karlo_prior(state: State, where: str, *, heads: int) -> PriorConfig:
         context=state["positional_embedding"].shape[1] - 4,
         width=width,
         layers=_count(state, "transformer.resblocks"),
-        heads=heads,
+        heads=heads or max(1, width // 64),
         text_features_dim=state["text_enc_proj.weight"].shape[1],
         null_text="given",
         normalisation="standardised",

@@ -153,8 +153,7 @@ def _read_karlo(source: Path, given: dict[str, str]) -> tuple[UnCLIPConfig, Call
     first = {
         k.partition(".")[2]: v for k, v in states["upsampler"].items() if k.startswith("model_first_steps.")
     }
-    width = bare["prior"]["clip_img_proj.weight"].shape[0]
-    heads = _number(given, "prior_heads", max(1, width // 64))
+    heads = _number(given, "prior_heads") if "prior_heads" in given else None
     prior = openai.infer_karlo_prior(bare["prior"], where("prior"), heads=heads)
     decoder = openai.infer_karlo_decoder(
         bare["decoder"],

@@ -1,6 +1,7 @@
 """What the shapes of a state dict tell, and what is said of one that does not fit."""
 
 import dataclasses
+from functools import cache
 
 import pytest
 import torch
@@ -78,6 +79,24 @@ def test_a_state_dict_that_does_not_fit_says_which_expected_got_and_where() -> N
         "1 that the network does not have: label_emb.weight; 1 of another shape: out.0.weight expected "
         "(32,), got (7,); give the configuration these weights were trained with"
     )
+
+
+@cache
+def shapes(config: UNetConfig) -> dict[str, torch.Tensor]:
+    with torch.device("meta"):
+        return config.build().state_dict()
+
+
+@pytest.mark.parametrize("name", ["plain", "attention at some levels", "learned resampling", "text"])
+def test_a_unet_that_lacks_any_one_tensor_is_refused(name: str) -> None:
+    config, whole = UNETS[name], shapes(UNETS[name])
+    for dropped in whole:
+        state = {key: value for key, value in whole.items() if key != dropped}
+        with pytest.raises(ValueError, match=r"missing|not a U-Net|does not fit"):
+            got = openai.infer_unet(
+                state, "x", image_size=config.image_size, num_head_channels=config.num_head_channels
+            )
+            check(shapes(got), state, "x")
 
 
 def test_networks_of_other_kinds_are_told_apart() -> None:

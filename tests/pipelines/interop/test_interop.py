@@ -106,6 +106,11 @@ def test_karlos_files_are_a_model(tmp_path: Path) -> None:
     for name, value in expected.state_dict().items():
         if "null." not in name:
             assert torch.equal(value, got.state_dict()[name]), name
+    prior = load_file(source / "prior.safetensors")
+    lacking = {key: value for key, value in prior.items() if key != "model.clip_img_proj.weight"}
+    save_file(lacking, source / "prior.safetensors")
+    with pytest.raises(InteropError, match=r"\(prior\): clip_img_proj\.weight missing; is it whole"):
+        import_weights(source, tmp_path / "again", KARLO_SETTINGS)
     (source / "stats.safetensors").rename(source / "stats.th")
     with pytest.raises(InteropError, match=r"stats\.th is a pickle.*weights_only=True"):
         import_weights(source, tmp_path / "again", KARLO_SETTINGS)
