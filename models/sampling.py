@@ -4,7 +4,7 @@ use."""
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-from models.config import UpsamplerConfig
+from models.config import UnCLIPConfig, UpsamplerConfig
 from models.config_base import Config, check_positive
 
 if TYPE_CHECKING:
@@ -110,6 +110,29 @@ def check_upsamplers(settings: tuple[StageSampling, ...], networks: tuple[Upsamp
                 f"sampling.upsamplers[{i}]: this upsampler was not trained with noise conditioning, "
                 f"noise_level must be 0, got {stage.noise_level}"
             )
+
+
+def check_cascade(settings: CascadeSampling, config: UnCLIPConfig) -> None:
+    """Raises `ValueError` where the settings do not fit the networks of a cascade or their processes.
+
+    Analytic variance is not looked at: it takes estimates, not only a configuration.
+    """
+    from models.diffusion.schedule import spaced_steps
+
+    check_upsamplers(settings.upsamplers, config.upsamplers)
+    upsamplers = zip(settings.upsamplers, config.upsampler_diffusions, strict=False)
+    stages = {
+        "prior": (settings.prior, config.prior_diffusion),
+        "decoder": (settings.decoder, config.decoder_diffusion),
+        **{f"upsamplers[{i}]": stage for i, stage in enumerate(upsamplers)},
+    }
+    for name, (stage, diffusion) in stages.items():
+        if diffusion is None:
+            continue
+        try:
+            spaced_steps(diffusion.steps, stage.steps)
+        except ValueError as error:
+            raise ValueError(f"sampling.{name}.steps: {error}") from None
 
 
 def sample(

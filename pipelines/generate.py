@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from infra.progress import Progress
 from models.config import UnCLIPConfig
-from models.sampling import CascadeSampling
+from models.sampling import CascadeSampling, check_cascade
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,6 +85,7 @@ class Sampler:
             )
         try:
             sampling = _override(cascade, guidance=guidance, steps=steps, tile=tile)
+            check_cascade(sampling, cascade.model.config)
             _check_tile(cascade.model.config, tile)
         except ValueError as error:
             raise GenerateError(str(error)) from error
