@@ -2,6 +2,8 @@
 use."""
 
 import dataclasses
+import math
+import re
 from typing import TYPE_CHECKING, Literal
 
 from models.config import UnCLIPConfig, UpsamplerConfig
@@ -14,6 +16,11 @@ if TYPE_CHECKING:
     import models.diffusion.noise
     import models.diffusion.process
     import models.diffusion.samplers
+
+
+_COUNT = r"\s*0*[1-9][0-9]*\s*"
+_STEPS = re.compile(rf"\s*ddim{_COUNT}|{_COUNT}(,{_COUNT})*")
+"""What `spaced_steps` takes, for a process of enough steps: known before torch is loaded."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,9 +50,14 @@ class StageSampling(Config):
     def __post_init__(self) -> None:
         if self.tile is not None:
             check_positive(self, "tile")
-        if self.guidance < 0 or self.eta < 0:
+        if not _STEPS.fullmatch(str(self.steps)):
             raise ValueError(
-                f"StageSampling: guidance and eta must be at least 0, got {self.guidance} and {self.eta}"
+                f"StageSampling.steps: expected a positive number, 'ddimN' or 'N,N,...', got {self.steps!r}"
+            )
+        if not (0 <= self.guidance < math.inf and 0 <= self.eta < math.inf):
+            raise ValueError(
+                f"StageSampling: guidance and eta must be numbers of at least 0, got {self.guidance} and "
+                f"{self.eta}"
             )
         if not 0 <= self.noise_level <= 1:
             raise ValueError(f"StageSampling: noise_level must lie in [0, 1], got {self.noise_level}")

@@ -129,7 +129,7 @@ def compose(prior: Stage | None, decoder: Stage, upsamplers: Sequence[Stage]) ->
 
     Raises `CascadeError` where a stage is of the wrong class or the stages do not fit together.
     """
-    config = _cascade_config(prior, decoder, upsamplers)
+    config = cascade_config(prior, decoder, upsamplers)
     model = config.build()
     stages = [*([] if prior is None else [prior]), decoder, *upsamplers]
     for name, stage in zip(_stage_names(config), stages, strict=True):
@@ -233,7 +233,8 @@ def _read_json(path: Path, what: str, keys: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _cascade_config(prior: Stage | None, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIPConfig:
+def cascade_config(prior: Stage | None, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIPConfig:
+    """Of these stages.  Raises `CascadeError` where one is of the wrong class or they do not fit together."""
     expected: list[tuple[Stage, tuple[type, ...]]] = [
         *([] if prior is None else [(prior, (PriorConfig, ARPriorConfig))]),
         (decoder, (DecoderConfig,)),
