@@ -8,8 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from models.cascade import UnCLIP
@@ -261,6 +263,17 @@ def test_the_commands_import_draw_and_export(
     assert "tokens long, the model reads 7; shorten it" in capsys.readouterr().err
     assert run_cli(["vary", str(pictures / "grid.png"), "--model", str(model), "--out", str(pictures)]) == 2
     assert "imported with a text encoder alone" in capsys.readouterr().err
+    grid = Image.open(pictures / "grid.png").convert("RGB")
+    hole = np.full((grid.height, grid.width, 3), 255, np.uint8)
+    hole[:, : grid.width // 2] = 0
+    Image.fromarray(hole).save(tmp_path / "hole.png")
+    painting = ["inpaint", str(pictures / "grid.png"), "a dog", "--mask", str(tmp_path / "hole.png"), "-n", "1"]
+    capsys.readouterr()
+    assert run_cli([*painting, "--model", str(model), "--out", str(tmp_path / "painted")]) == 0
+    painted = np.asarray(Image.open(capsys.readouterr().out.split()[0]))
+    half = grid.width // 2 + 4
+    assert np.array_equal(painted[:, half:], np.asarray(grid)[:, half:])
+    assert not np.array_equal(painted, np.asarray(grid))
     again = tmp_path / "again"
     assert run_cli(["export", str(model), "--layout", "diffusers", "--out", str(again)]) == 0
     assert (again / "model_index.json").read_bytes() == (exported / "model_index.json").read_bytes()
