@@ -6,12 +6,13 @@ The shapes of a state dict tell most of its configuration.  What they do not tel
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from models.config import DecoderConfig, PriorConfig, UNetConfig, UpsamplerConfig
+from models.config import KNOWN_CHANNELS, DecoderConfig, PriorConfig, UNetConfig, UpsamplerConfig
 from models.weights.names import Row, Same, StateDictError, Transposed, below, layer
 
 State = Mapping[str, Tensor]
@@ -59,7 +60,8 @@ def infer_unet(state: State, where: str, *, image_size: int, num_head_channels: 
 def infer_glide(
     state: State, where: str, *, image_size: int, num_head_channels: int, text_heads: int
 ) -> DecoderConfig:
-    """Of GLIDE's text-conditional model: a decoder without image embeddings."""
+    """Of GLIDE's text-conditional model: a decoder without image embeddings.  Its inpainting model sees x_t,
+    known pixels and mask in the order of ours."""
     names = ("positional_embedding", "token_embedding.weight", "transformer_proj.weight")
     _need(state, where, *names, "padding_embedding", "final_ln.weight")
     unet = infer_unet(state, where, image_size=image_size, num_head_channels=num_head_channels)
@@ -72,6 +74,7 @@ def infer_glide(
         text_width=width,
         text_layers=_count(state, "transformer.resblocks"),
         text_heads=text_heads,
+        inpainting=unet.in_channels == 3 + KNOWN_CHANNELS,
     )
     _same_unet(config.unet, unet, where)
     return config
@@ -122,27 +125,36 @@ def infer_karlo_prior(state: State, where: str, *, heads: int | None) -> PriorCo
     )
 
 
-def infer_karlo_upsampler(state: State, where: str, *, image_size: int, low_res_size: int) -> UpsamplerConfig:
-    """`state`: of its first steps."""
-    unet = infer_unet(state, where, image_size=image_size, num_head_channels=64)
+def infer_upsampler(
+    state: State, where: str, *, image_size: int, low_res_size: int, num_head_channels: int
+) -> UpsamplerConfig:
+    """Of guided-diffusion's super-resolution network, which reads no text."""
+    unet = infer_unet(state, where, image_size=image_size, num_head_channels=num_head_channels)
     config = UpsamplerConfig(
-        image_size=image_size,
+        **_shared(unet),
         low_res_size=low_res_size,
-        model_channels=unet.model_channels,
-        channel_mult=unet.channel_mult,
-        num_res_blocks=unet.num_res_blocks,
+        middle_attention=unet.middle_attention,
         learned_variance=unet.out_channels == 6,
         use_scale_shift_norm=unet.use_scale_shift_norm,
-        last_step_unet=True,
-        interpolation="bicubic_antialias",
     )
     _same_unet(config.unet, unet, where)
     return config
 
 
+def infer_karlo_upsampler(state: State, where: str, *, image_size: int, low_res_size: int) -> UpsamplerConfig:
+    """`state`: of its first steps."""
+    sizes = {"image_size": image_size, "low_res_size": low_res_size}
+    config = infer_upsampler(state, where, **sizes, num_head_channels=64)
+    return dataclasses.replace(config, last_step_unet=True, interpolation="bicubic_antialias")
+
+
 def unet_rows(network: State, prefix: str = "", ours: str = "") -> list[Row]:
     """Our names are OpenAI's."""
     return [Row(k, (prefix + k.removeprefix(ours),)) for k in network if k.startswith(ours)]
+
+
+def upsampler_rows(network: State) -> list[Row]:
+    return unet_rows(network, ours="unet.")
 
 
 def glide_rows(network: State) -> list[Row]:
@@ -182,7 +194,7 @@ def karlo_upsampler_rows(network: State) -> list[Row]:
 
 
 def _shared(unet: UNetConfig) -> dict[str, Any]:
-    """What a decoder's configuration says of its U-Net."""
+    """What a decoder's or an upsampler's configuration says of its U-Net."""
     names = ("image_size", "model_channels", "channel_mult", "num_res_blocks", "attention_resolutions")
     return {name: getattr(unet, name) for name in (*names, "num_head_channels")}
 
@@ -193,7 +205,7 @@ def _same_unet(ours: UNetConfig, inferred: UNetConfig, where: str) -> None:
         raise StateDictError(
             f"{where}: "
             + ", ".join(f"{name} is {b[name]!r}, here always {a[name]!r}" for name in different)
-            + "; import it as a plain U-Net"
+            + "; it cannot be imported"
         )
 
 

@@ -53,15 +53,17 @@ def test_shapes_tell_the_configuration(name: str) -> None:
     assert got == config
 
 
-def test_glides_model_is_a_decoder_without_an_image_embedding() -> None:
-    network = randomised(GLIDE.build())
+@pytest.mark.parametrize("inpainting", [False, True])
+def test_glides_model_is_a_decoder_without_an_image_embedding(inpainting: bool) -> None:
+    config = dataclasses.replace(GLIDE, inpainting=inpainting)
+    network = randomised(config.build())
     rows = openai.glide_rows(network.state_dict())
     theirs = to_theirs(rows, network.state_dict())
     assert {"transformer.resblocks.1.attn.c_qkv.weight", "transformer_proj.bias", "padding_embedding"} <= set(
         theirs
     )
     assert {"input_blocks.1.0.in_layers.0.weight", "final_ln.weight", "positional_embedding"} <= set(theirs)
-    assert openai.infer_glide(theirs, "x", image_size=16, num_head_channels=16, text_heads=4) == GLIDE
+    assert openai.infer_glide(theirs, "x", image_size=16, num_head_channels=16, text_heads=4) == config
     back = to_ours(rows, theirs, network.state_dict(), "x")
     assert back.keys() == network.state_dict().keys()
 
@@ -117,5 +119,5 @@ def test_networks_of_other_kinds_are_told_apart() -> None:
         ).items()
         if "blocks." not in k or k.startswith("transformer.")
     }
-    with pytest.raises(StateDictError, match="in_channels is 6, here always 3; import it as a plain U-Net"):
+    with pytest.raises(StateDictError, match="in_channels is 6, here always 3; it cannot be imported"):
         openai.infer_glide({**text, **upsampler}, "x", image_size=16, num_head_channels=16, text_heads=4)

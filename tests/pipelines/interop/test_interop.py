@@ -15,12 +15,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from models.cascade import UnCLIP
-from models.config import DiffusionConfig
+from models.config import DiffusionConfig, UpsamplerConfig
 from models.prior import DiffusionPrior
 from models.sampling import CascadeSampling
 from models.weights.names import to_theirs
-from models.weights.openai import glide_rows, karlo_decoder_rows, karlo_prior_rows, karlo_upsampler_rows
-from pipelines.cascade_io import open_stage, read_cascade, write_cascade
+from models.weights.openai import (
+    glide_rows,
+    karlo_decoder_rows,
+    karlo_prior_rows,
+    karlo_upsampler_rows,
+    upsampler_rows,
+)
+from pipelines.cascade_io import compose, open_stage, read_cascade, write_cascade
 from pipelines.interop.exports import export_diffusers
 from pipelines.interop.files import InteropError
 from pipelines.interop.imports import import_weights
@@ -119,6 +125,32 @@ def test_karlos_files_are_a_model(tmp_path: Path) -> None:
     (source / "stats.th").unlink()
     with pytest.raises(InteropError, match=r"statistics \(clip_mean\) missing"):
         import_weights(source, tmp_path / "again", KARLO_SETTINGS)
+
+
+def test_glide_and_an_upsampler_are_the_stages_of_a_cascade(tmp_path: Path) -> None:
+    upsampler = UpsamplerConfig(
+        image_size=32,
+        low_res_size=16,
+        model_channels=32,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention_resolutions=(16,),
+        num_head_channels=16,
+        middle_attention=True,
+    )
+    decoder, network = randomise(GLIDE.build()).state_dict(), randomise(upsampler.build()).state_dict()
+    save_file(to_theirs(glide_rows(decoder), decoder), tmp_path / "glide.safetensors")
+    save_file(to_theirs(upsampler_rows(network), network), tmp_path / "up.safetensors")
+    settings = {"image_size": "16", "num_head_channels": "16", "schedule": "cosine"}
+    larger = {**settings, "image_size": "32"}
+    with pytest.raises(InteropError, match="do not tell low_res_size; give --set low_res_size=N"):
+        import_weights(tmp_path / "up.safetensors", tmp_path / "out", larger)
+    glide = import_weights(tmp_path / "glide.safetensors", tmp_path / "g", {**settings, "text_heads": "4"})
+    up = import_weights(tmp_path / "up.safetensors", tmp_path / "up", {**larger, "low_res_size": "16"})
+    model = compose(None, open_stage(glide), [open_stage(up)])
+    assert model.config.decoder == GLIDE and model.config.upsamplers == (upsampler,)
+    got = model.upsamplers[0].state_dict()
+    assert got.keys() == network.keys() and all(torch.equal(got[k], network[k]) for k in got)
 
 
 @pytest.mark.parametrize("glide", [False, True])
