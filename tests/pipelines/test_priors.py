@@ -77,8 +77,8 @@ def test_noise_powers_travel_with_the_model(tmp_path: Path, stages: dict[str, Ar
         for m in (model, cascade.model)
     )
     assert torch.equal(before, after)
-    assert _override(cascade, guidance=None, steps=4).prior.variance == "analytic"
-    assert _override(cascade, guidance=None, steps=3).prior.variance == "model"
+    assert _override(cascade, guidance=None, steps=4, tile=None).prior.variance == "analytic"
+    assert _override(cascade, guidance=None, steps=3, tile=None).prior.variance == "model"
     path = tmp_path / "model" / "noise_powers.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(CascadeError, match=r"noise_powers.safetensors is damaged"):

@@ -139,11 +139,11 @@ def test_a_stage_that_is_broken_is_refused(tmp_path: Path, stages: dict[str, Art
     with pytest.raises(CascadeError, match=r"unet\.out\.2\.bias expected \(6,\), got \(7,\)"):
         compose(open_stage(stages["prior"].path), open_stage(folder), [])
     (folder / "ema.safetensors").write_bytes(b"cut short")
-    with pytest.raises(CascadeError, match="ema.safetensors is no safetensors file"):
+    with pytest.raises(CascadeError, match=r"ema\.safetensors is no safetensors file"):
         compose(open_stage(stages["prior"].path), open_stage(folder), [])
     (folder / "config.json").write_text("{")
-    with pytest.raises(CascadeError, match="config.json is no JSON"):
+    with pytest.raises(CascadeError, match=r"config\.json is no JSON"):
         open_stage(folder)
     (folder / "config.json").write_text('{"network": {"type": "decoder"}, "diffusion": null}')
-    with pytest.raises(CascadeError, match="config.json: "):
+    with pytest.raises(CascadeError, match=r"config\.json: "):
         open_stage(folder)

@@ -299,7 +299,15 @@ def test_the_commands_import_draw_and_export(
     hole = np.full((grid.height, grid.width, 3), 255, np.uint8)
     hole[:, : grid.width // 2] = 0
     Image.fromarray(hole).save(tmp_path / "hole.png")
-    painting = ["inpaint", str(pictures / "grid.png"), "a dog", "--mask", str(tmp_path / "hole.png"), "-n", "1"]
+    painting = [
+        "inpaint",
+        str(pictures / "grid.png"),
+        "a dog",
+        "--mask",
+        str(tmp_path / "hole.png"),
+        "-n",
+        "1",
+    ]
     capsys.readouterr()
     assert run_cli([*painting, "--model", str(model), "--out", str(tmp_path / "painted")]) == 0
     painted = np.asarray(Image.open(capsys.readouterr().out.split()[0]))
