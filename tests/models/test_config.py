@@ -64,8 +64,10 @@ def test_reading_a_configuration_loads_no_torch() -> None:
 
 @pytest.mark.parametrize(
     "steps",
-    [64, 1, "64", " 7 ", "10,10,3,2,2", "10, 3", "ddim50", "007"]
-    + [0, -1, "", "abc", "ddim", "ddim0", "1,", ",1", "3,0", "ddim5,5", "1.5", "1 2"],
+    [
+        *(64, 1, "64", " 7 ", "10,10,3,2,2", "10, 3", "ddim50", "007"),
+        *(0, -1, "", "abc", "ddim", "ddim0", "1,", ",1", "3,0", "ddim5,5", "1.5", "1 2"),
+    ],
 )
 def test_settings_take_the_steps_that_sampling_takes(steps: int | str) -> None:
     """The check that needs no torch, and the samplers' own."""
