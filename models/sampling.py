@@ -2,9 +2,11 @@
 use."""
 
 import dataclasses
+import math
+import re
 from typing import TYPE_CHECKING, Literal
 
-from models.config import UpsamplerConfig
+from models.config import UnCLIPConfig, UpsamplerConfig
 from models.config_base import Config, check_positive
 
 if TYPE_CHECKING:
@@ -14,6 +16,11 @@ if TYPE_CHECKING:
     import models.diffusion.noise
     import models.diffusion.process
     import models.diffusion.samplers
+
+
+_COUNT = r"\s*0*[1-9][0-9]*\s*"
+_STEPS = re.compile(rf"\s*ddim{_COUNT}|{_COUNT}(,{_COUNT})*")
+"""What `spaced_steps` takes, for a process of enough steps: known before torch is loaded."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,9 +50,14 @@ class StageSampling(Config):
     def __post_init__(self) -> None:
         if self.tile is not None:
             check_positive(self, "tile")
-        if self.guidance < 0 or self.eta < 0:
+        if not _STEPS.fullmatch(str(self.steps)):
             raise ValueError(
-                f"StageSampling: guidance and eta must be at least 0, got {self.guidance} and {self.eta}"
+                f"StageSampling.steps: expected a positive number, 'ddimN' or 'N,N,...', got {self.steps!r}"
+            )
+        if not (0 <= self.guidance < math.inf and 0 <= self.eta < math.inf):
+            raise ValueError(
+                f"StageSampling: guidance and eta must be numbers of at least 0, got {self.guidance} and "
+                f"{self.eta}"
             )
         if not 0 <= self.noise_level <= 1:
             raise ValueError(f"StageSampling: noise_level must lie in [0, 1], got {self.noise_level}")
@@ -110,6 +122,29 @@ def check_upsamplers(settings: tuple[StageSampling, ...], networks: tuple[Upsamp
                 f"sampling.upsamplers[{i}]: this upsampler was not trained with noise conditioning, "
                 f"noise_level must be 0, got {stage.noise_level}"
             )
+
+
+def check_cascade(settings: CascadeSampling, config: UnCLIPConfig) -> None:
+    """Raises `ValueError` where the settings do not fit the networks of a cascade or their processes.
+
+    Analytic variance is not looked at: it takes estimates, not only a configuration.
+    """
+    from models.diffusion.schedule import spaced_steps
+
+    check_upsamplers(settings.upsamplers, config.upsamplers)
+    upsamplers = zip(settings.upsamplers, config.upsampler_diffusions, strict=False)
+    stages = {
+        "prior": (settings.prior, config.prior_diffusion),
+        "decoder": (settings.decoder, config.decoder_diffusion),
+        **{f"upsamplers[{i}]": stage for i, stage in enumerate(upsamplers)},
+    }
+    for name, (stage, diffusion) in stages.items():
+        if diffusion is None:
+            continue
+        try:
+            spaced_steps(diffusion.steps, stage.steps)
+        except ValueError as error:
+            raise ValueError(f"sampling.{name}.steps: {error}") from None
 
 
 def sample(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,20 +105,19 @@ class LoadedCascade:
 
 
 def open_stage(path: Path) -> Stage:
-    """Read a stage's artifact folder (its weights stay on disk)."""
-    try:
-        values = json.loads((path / STAGE_CONFIG).read_bytes())
-    except FileNotFoundError:
-        raise CascadeError(f"{path} holds no trained stage: {STAGE_CONFIG} is missing") from None
-    for required in ("network", "diffusion"):
-        if required not in values:
-            raise CascadeError(f"{path / STAGE_CONFIG}: expected a key {required!r}, got {sorted(values)}")
+    """Read a stage's artifact folder (its weights stay on disk).  Raises `CascadeError` where it is none."""
+    values = _read_json(path / STAGE_CONFIG, "trained stage", ("network", "diffusion"))
     weights = path / STAGE_WEIGHTS
     if not weights.is_file():
         raise CascadeError(f"{path} holds no trained stage: {STAGE_WEIGHTS} is missing")
+    try:
+        config = from_tagged(values["network"])
+        diffusion = values["diffusion"] and DiffusionConfig.from_dict(values["diffusion"])
+    except (ValueError, TypeError) as error:
+        raise CascadeError(f"{path / STAGE_CONFIG}: {error}") from error
     return Stage(
-        config=from_tagged(values["network"]),
-        diffusion=values["diffusion"] and DiffusionConfig.from_dict(values["diffusion"]),
+        config=config,
+        diffusion=diffusion,
         weights=weights,
         training={key: value for key, value in values.items() if key not in ("network", "diffusion")},
     )
@@ -130,7 +129,7 @@ def compose(prior: Stage | None, decoder: Stage, upsamplers: Sequence[Stage]) ->
 
     Raises `CascadeError` where a stage is of the wrong class or the stages do not fit together.
     """
-    config = _cascade_config(prior, decoder, upsamplers)
+    config = cascade_config(prior, decoder, upsamplers)
     model = config.build()
     stages = [*([] if prior is None else [prior]), decoder, *upsamplers]
     for name, stage in zip(_stage_names(config), stages, strict=True):
@@ -183,27 +182,34 @@ def write_cascade(
 
 
 def read_cascade(folder: Path) -> LoadedCascade:
-    """Load a cascade's folder, every file verified against the digest it was written with."""
-    try:
-        description = json.loads((folder / CASCADE_FILE).read_bytes())
-    except FileNotFoundError:
-        raise CascadeError(f"{folder} holds no model: {CASCADE_FILE} is missing") from None
-    if description.get("schema_version") != SCHEMA_VERSION:
+    """Load a cascade's folder, every file verified against the digest it was written with.
+
+    Raises `CascadeError` where it is no model, or one that is damaged.
+    """
+    keys = ("schema_version", "cascade", "sampling", "encoder", "encoder_identity", "files")
+    description = _read_json(folder / CASCADE_FILE, "model", keys)
+    if description["schema_version"] != SCHEMA_VERSION:
         raise CascadeError(
-            f"{folder / CASCADE_FILE}: schema {description.get('schema_version')!r}, this version of unclip "
+            f"{folder / CASCADE_FILE}: schema {description['schema_version']!r}, this version of unclip "
             f"reads {SCHEMA_VERSION}"
         )
     for name, expected in description["files"].items():
+        if not (folder / name).is_file():
+            raise CascadeError(f"{folder} is not whole: {name} is missing")
         if (got := sha256_of_file(folder / name)) != expected:
             raise CascadeError(f"{folder / name} is damaged: sha256 {got[:12]}…, expected {expected[:12]}…")
-    config = UnCLIPConfig.from_dict(description["cascade"])
+    try:
+        config = UnCLIPConfig.from_dict(description["cascade"])
+        sampling = CascadeSampling.from_dict(description["sampling"])
+    except (ValueError, TypeError) as error:
+        raise CascadeError(f"{folder / CASCADE_FILE}: {error}") from error
     model = config.build()
     for name in _saved_names(config):
         _load(model.get_submodule(name), folder / _weights_file(config, name))
     heads = folder / HEADS_FOLDER
     return LoadedCascade(
         model=model.eval().requires_grad_(False),
-        sampling=CascadeSampling.from_dict(description["sampling"]),
+        sampling=sampling,
         encoder=description["encoder"],
         encoder_identity=description["encoder_identity"],
         heads=heads if heads.is_dir() else None,
@@ -211,7 +217,24 @@ def read_cascade(folder: Path) -> LoadedCascade:
     )
 
 
-def _cascade_config(prior: Stage | None, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIPConfig:
+def _read_json(path: Path, what: str, keys: Sequence[str]) -> dict[str, Any]:
+    """The object in the file that makes its folder a `what`.  Raises `CascadeError` where it is none, or
+    lacks a key."""
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CascadeError(f"{path.parent} holds no {what}: {path.name} is missing") from None
+    except ValueError as error:
+        raise CascadeError(f"{path} is no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CascadeError(f"{path}: expected an object, got {type(values).__name__}")
+    if missing := [key for key in keys if key not in values]:
+        raise CascadeError(f"{path}: expected {', '.join(missing)} as well, got {sorted(values)}")
+    return values
+
+
+def cascade_config(prior: Stage | None, decoder: Stage, upsamplers: Sequence[Stage]) -> UnCLIPConfig:
+    """Of these stages.  Raises `CascadeError` where one is of the wrong class or they do not fit together."""
     expected: list[tuple[Stage, tuple[type, ...]]] = [
         *([] if prior is None else [(prior, (PriorConfig, ARPriorConfig))]),
         (decoder, (DecoderConfig,)),
@@ -291,17 +314,18 @@ def _weights_file(config: UnCLIPConfig, name: str) -> str:
 
 
 def _load(module: nn.Module, weights: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    state: dict[str, Tensor] = load_file(weights)
-    missing, unexpected = _difference(module.state_dict(), state)
-    if missing or unexpected:
-        raise CascadeError(
-            f"{weights} does not fit {type(module).__name__}: missing {missing[:3]}, "
-            f"unexpected {unexpected[:3]}"
-        )
+    from models.weights.names import StateDictError, check
+
+    try:
+        state: dict[str, Tensor] = load_file(weights)
+        check(module.state_dict(), state, str(weights))
+    except FileNotFoundError:
+        raise CascadeError(f"{weights} is missing") from None
+    except SafetensorError as error:
+        raise CascadeError(f"{weights} is no safetensors file: {error}") from error
+    except StateDictError as error:
+        raise CascadeError(str(error)) from error
     module.load_state_dict(state)
-
-
-def _difference(expected: Iterable[str], got: Iterable[str]) -> tuple[list[str], list[str]]:
-    return sorted(set(expected) - set(got)), sorted(set(got) - set(expected))

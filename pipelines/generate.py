@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from infra.progress import Progress
 from models.config import UnCLIPConfig
-from models.sampling import CascadeSampling
+from models.sampling import CascadeSampling, check_cascade
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,6 +85,7 @@ class Sampler:
             )
         try:
             sampling = _override(cascade, guidance=guidance, steps=steps, tile=tile)
+            check_cascade(sampling, cascade.model.config)
             _check_tile(cascade.model.config, tile)
         except ValueError as error:
             raise GenerateError(str(error)) from error
@@ -95,7 +96,7 @@ class Sampler:
         if not prompt.strip():
             raise GenerateError("the prompt is empty; describe the picture")
         try:
-            self._text(prompt)
+            self.text(prompt)
         except ValueError as error:
             raise GenerateError(str(error)) from error
 
@@ -109,7 +110,7 @@ class Sampler:
         from pipelines.pictures import to_u8
 
         self.check(prompt)
-        tokens, mask = self._text(prompt)
+        tokens, mask = self.text(prompt)
         text = torch.from_numpy(self.encoder.encode_texts([prompt]))
         generated = self.cascade.model.generate(
             tokens, mask, text, seed=seed, samples=count, sampling=self.sampling, first_index=first
@@ -117,8 +118,9 @@ class Sampler:
         stages = [to_u8(images.numpy()) for images in generated.images_m11]
         return [[stage[i] for stage in stages] for i in range(count)]
 
-    def _text(self, prompt: str) -> tuple[Tensor, Tensor]:
-        """Token ids, or the features of the encoder that the networks see, and their mask."""
+    def text(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """Token ids, or the features of the encoder that the networks see, and their mask.  Raises
+        `ValueError` on a prompt longer than the model's context."""
         from pipelines.encoders.clip_text import ClipText
         from pipelines.train.tokens import tokenize_prompts
 

@@ -127,7 +127,6 @@ def inpaint(
     import torch
 
     from models.inpainting import Known
-    from pipelines.train.tokens import tokenize_prompts
 
     sampler.check(prompt)
     if mask.shape != image.shape:
@@ -137,7 +136,7 @@ def inpaint(
     known = _known(mask, model.image_size)
     if known.all():
         raise GenerateError("the mask is white all over: nothing is left to paint; black is painted anew")
-    tokens, valid = tokenize_prompts([prompt], sampler.cascade.context, sampler.cascade.vocab_size)
+    tokens, valid = sampler.text(prompt)
     text = torch.from_numpy(sampler.encoder.encode_texts([prompt]))
     repeated = (x.repeat_interleave(count, dim=0) for x in (tokens, valid, text))
     told = Known(

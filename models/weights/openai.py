@@ -6,12 +6,13 @@ The shapes of a state dict tell most of its configuration.  What they do not tel
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from models.config import DecoderConfig, PriorConfig, UNetConfig, UpsamplerConfig
+from models.config import KNOWN_CHANNELS, DecoderConfig, PriorConfig, UNetConfig, UpsamplerConfig
 from models.weights.names import Row, Same, StateDictError, Transposed, below, layer
 
 State = Mapping[str, Tensor]
@@ -21,7 +22,8 @@ def infer_unet(state: State, where: str, *, image_size: int, num_head_channels: 
     """The configuration of a U-Net's state dict.  Raises `StateDictError` where it is none of ours."""
     if "label_emb.weight" in state:
         raise StateDictError(f"{where}: label_emb.weight is of a class-conditional network; none is here")
-    _need(state, where, "input_blocks.0.0.weight", "time_embed.0.weight", "out.2.weight")
+    first, second = "input_blocks.1.0.emb_layers.1.weight", "input_blocks.1.0.out_layers.3.weight"
+    _need(state, where, "input_blocks.0.0.weight", "time_embed.0.weight", first, second, "out.2.weight")
     width = state["time_embed.0.weight"].shape[1]
     depth = _count(state, "output_blocks")
     # Only the last block of a level has a second block that changes the side.
@@ -31,15 +33,14 @@ def infer_unet(state: State, where: str, *, image_size: int, num_head_channels: 
     if depth != blocks * levels:
         raise StateDictError(f"{where}: {depth} output blocks in {levels} levels; not a U-Net of OpenAI's")
     lasts = [blocks * (level + 1) - 1 for level in reversed(range(levels))]
+    outputs = [f"output_blocks.{last}.0.out_layers.3.weight" for last in lasts]
+    _need(state, where, *outputs)
     sides = [image_size // 2**level for level in range(levels)]
-    first = state["input_blocks.1.0.emb_layers.1.weight"].shape[0]
     encoder = next((v.shape[1] for k, v in state.items() if k.endswith("encoder_kv.weight")), None)
     return UNetConfig(
         image_size=image_size,
         model_channels=width,
-        channel_mult=tuple(
-            state[f"output_blocks.{last}.0.out_layers.3.weight"].shape[0] // width for last in lasts
-        ),
+        channel_mult=tuple(state[name].shape[0] // width for name in outputs),
         num_res_blocks=blocks - 1,
         in_channels=state["input_blocks.0.0.weight"].shape[1],
         out_channels=state["out.2.weight"].shape[0],
@@ -51,7 +52,7 @@ def infer_unet(state: State, where: str, *, image_size: int, num_head_channels: 
         num_head_channels=num_head_channels,
         middle_attention="middle_block.1.qkv.weight" in state,
         encoder_channels=encoder,
-        use_scale_shift_norm=first == 2 * state["input_blocks.1.0.out_layers.3.weight"].shape[0],
+        use_scale_shift_norm=state[first].shape[0] == 2 * state[second].shape[0],
         resblock_updown=not any(k.endswith((".op.weight", ".conv.weight")) for k in state),
     )
 
@@ -59,7 +60,8 @@ def infer_unet(state: State, where: str, *, image_size: int, num_head_channels: 
 def infer_glide(
     state: State, where: str, *, image_size: int, num_head_channels: int, text_heads: int
 ) -> DecoderConfig:
-    """Of GLIDE's text-conditional model: a decoder without image embeddings."""
+    """Of GLIDE's text-conditional model: a decoder without image embeddings.  Its inpainting model sees x_t,
+    known pixels and mask in the order of ours."""
     names = ("positional_embedding", "token_embedding.weight", "transformer_proj.weight")
     _need(state, where, *names, "padding_embedding", "final_ln.weight")
     unet = infer_unet(state, where, image_size=image_size, num_head_channels=num_head_channels)
@@ -72,6 +74,7 @@ def infer_glide(
         text_width=width,
         text_layers=_count(state, "transformer.resblocks"),
         text_heads=text_heads,
+        inpainting=unet.in_channels == 3 + KNOWN_CHANNELS,
     )
     _same_unet(config.unet, unet, where)
     return config
@@ -106,7 +109,8 @@ def infer_karlo_decoder(
     return config
 
 
-def infer_karlo_prior(state: State, where: str, *, heads: int) -> PriorConfig:
+def infer_karlo_prior(state: State, where: str, *, heads: int | None) -> PriorConfig:
+    """`heads`: None for heads of 64 channels, as Karlo's."""
     _need(state, where, "clip_img_proj.weight", "positional_embedding", "text_enc_proj.weight")
     width, dim = state["clip_img_proj.weight"].shape
     return PriorConfig(
@@ -114,34 +118,43 @@ def infer_karlo_prior(state: State, where: str, *, heads: int) -> PriorConfig:
         context=state["positional_embedding"].shape[1] - 4,
         width=width,
         layers=_count(state, "transformer.resblocks"),
-        heads=heads,
+        heads=heads or max(1, width // 64),
         text_features_dim=state["text_enc_proj.weight"].shape[1],
         null_text="given",
         normalisation="standardised",
     )
 
 
-def infer_karlo_upsampler(state: State, where: str, *, image_size: int, low_res_size: int) -> UpsamplerConfig:
-    """`state`: of its first steps."""
-    unet = infer_unet(state, where, image_size=image_size, num_head_channels=64)
+def infer_upsampler(
+    state: State, where: str, *, image_size: int, low_res_size: int, num_head_channels: int
+) -> UpsamplerConfig:
+    """Of guided-diffusion's super-resolution network, which reads no text."""
+    unet = infer_unet(state, where, image_size=image_size, num_head_channels=num_head_channels)
     config = UpsamplerConfig(
-        image_size=image_size,
+        **_shared(unet),
         low_res_size=low_res_size,
-        model_channels=unet.model_channels,
-        channel_mult=unet.channel_mult,
-        num_res_blocks=unet.num_res_blocks,
+        middle_attention=unet.middle_attention,
         learned_variance=unet.out_channels == 6,
         use_scale_shift_norm=unet.use_scale_shift_norm,
-        last_step_unet=True,
-        interpolation="bicubic_antialias",
     )
     _same_unet(config.unet, unet, where)
     return config
 
 
+def infer_karlo_upsampler(state: State, where: str, *, image_size: int, low_res_size: int) -> UpsamplerConfig:
+    """`state`: of its first steps."""
+    sizes = {"image_size": image_size, "low_res_size": low_res_size}
+    config = infer_upsampler(state, where, **sizes, num_head_channels=64)
+    return dataclasses.replace(config, last_step_unet=True, interpolation="bicubic_antialias")
+
+
 def unet_rows(network: State, prefix: str = "", ours: str = "") -> list[Row]:
     """Our names are OpenAI's."""
     return [Row(k, (prefix + k.removeprefix(ours),)) for k in network if k.startswith(ours)]
+
+
+def upsampler_rows(network: State) -> list[Row]:
+    return unet_rows(network, ours="unet.")
 
 
 def glide_rows(network: State) -> list[Row]:
@@ -181,7 +194,7 @@ def karlo_upsampler_rows(network: State) -> list[Row]:
 
 
 def _shared(unet: UNetConfig) -> dict[str, Any]:
-    """What a decoder's configuration says of its U-Net."""
+    """What a decoder's or an upsampler's configuration says of its U-Net."""
     names = ("image_size", "model_channels", "channel_mult", "num_res_blocks", "attention_resolutions")
     return {name: getattr(unet, name) for name in (*names, "num_head_channels")}
 
@@ -192,7 +205,7 @@ def _same_unet(ours: UNetConfig, inferred: UNetConfig, where: str) -> None:
         raise StateDictError(
             f"{where}: "
             + ", ".join(f"{name} is {b[name]!r}, here always {a[name]!r}" for name in different)
-            + "; import it as a plain U-Net"
+            + "; it cannot be imported"
         )
 
 

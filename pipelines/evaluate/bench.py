@@ -10,10 +10,10 @@ import torch
 
 from infra.store import Artifact
 from models.cascade import UnCLIP
-from models.sampling import check_upsamplers
+from models.sampling import check_cascade
 from pipelines.aligned import encoder_identity
 from pipelines.cascade_io import CascadeError, Stage, compose, context_of, open_stage, vocab_size_of
-from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.config import UPSAMPLERS, EvaluateConfig
 from pipelines.evaluate.generated import Eyes
 from pipelines.evaluate.held_out import Prompts, Source
 from pipelines.evaluate.statistics import Figure
@@ -21,7 +21,6 @@ from pipelines.evaluate.statistics import Figure
 if TYPE_CHECKING:
     from pathlib import Path
 
-UPSAMPLERS = ("upsampler_256", "upsampler_1024")
 Figures = dict[str, Figure]
 
 
@@ -45,7 +44,7 @@ class Bench:
         prior, decoder = open_stage(inputs["prior"].path), open_stage(inputs["decoder"].path)
         upsamplers = [open_stage(inputs[name].path) for name in UPSAMPLERS if name in inputs]
         cascade = compose(prior, decoder, upsamplers)
-        check_upsamplers(config.sampling.upsamplers, cascade.config.upsamplers)
+        check_cascade(config.sampling, cascade.config)
         heads = inputs["clip_heads"].path if "clip_heads" in inputs else None
         # Numerics are part of an encoder's identity: the judge sees as the annotation saw.
         identity = encoder_identity(inputs["embeddings"])

@@ -17,6 +17,8 @@ PROMPTS = (
     "tree",
     "smiling face",
 )
+UPSAMPLERS = ("upsampler_256", "upsampler_1024")
+"""Inputs of an evaluation, in the order of the cascade."""
 
 
 class EvaluateConfig(StepConfig):

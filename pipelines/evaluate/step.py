@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from infra.store import Artifact, Rows
-from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.config import UPSAMPLERS, EvaluateConfig
 from pipelines.step import Context, Estimate, Resources, Step
 
 if TYPE_CHECKING:
@@ -33,15 +33,20 @@ class Evaluate(Step[EvaluateConfig, Resources]):
         return problems
 
     def check_inputs(self, config: EvaluateConfig, inputs: Mapping[str, Artifact]) -> list[str]:
-        """A prior sampled with analytic variance must have been estimated for these steps."""
-        from pipelines.cascade_io import open_stage, respacings
+        """The stages must make a cascade that can be sampled as asked; analytic variance of its prior must
+        have been estimated for these steps."""
+        from models.sampling import check_cascade
+        from pipelines.cascade_io import cascade_config, open_stage
 
-        settings = config.sampling.prior
-        if settings.variance != "analytic" or "prior" not in inputs:
-            return []
-        stage = open_stage(inputs["prior"].path)
-        known = respacings(stage.noise_powers)
-        if stage.diffusion is None or str(settings.steps) in known:
+        names = [name for name in ("prior", "decoder", *UPSAMPLERS) if name in inputs]
+        try:
+            prior, decoder, *upsamplers = (open_stage(inputs[name].path) for name in names)
+            cascade = cascade_config(prior, decoder, upsamplers)
+            check_cascade(config.sampling, cascade)
+        except ValueError as error:
+            return [str(error)]
+        settings, known = config.sampling.prior, cascade.prior_noise_powers
+        if settings.variance != "analytic" or cascade.prior_diffusion is None or str(settings.steps) in known:
             return []
         return [
             f"sampling.prior: no analytic variance was estimated for {settings.steps!r} steps, only for "

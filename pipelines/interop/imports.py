@@ -5,8 +5,8 @@ What a source is, is read from its files:
     a folder with model_index.json    diffusers' unCLIP pipeline           -> a model folder
     a folder of .safetensors          Karlo's prior, decoder, upsampler and statistics, with `text_encoder/`
                                       and `tokenizer/` beside them         -> a model folder
-    one .safetensors file             a U-Net under OpenAI's names, or GLIDE's text-conditional model
-                                                                           -> a stage's folder
+    one .safetensors file             a U-Net or an upsampler under OpenAI's names, or GLIDE's
+                                      text-conditional model               -> a stage's folder
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from models.config import (
     DecoderConfig,
     DiffusionConfig,
-    NetworkConfig,
     PriorConfig,
     UnCLIPConfig,
+    UNetConfig,
     UpsamplerConfig,
     tagged,
 )
@@ -153,8 +153,7 @@ def _read_karlo(source: Path, given: dict[str, str]) -> tuple[UnCLIPConfig, Call
     first = {
         k.partition(".")[2]: v for k, v in states["upsampler"].items() if k.startswith("model_first_steps.")
     }
-    width = bare["prior"]["clip_img_proj.weight"].shape[0]
-    heads = _number(given, "prior_heads", max(1, width // 64))
+    heads = _number(given, "prior_heads") if "prior_heads" in given else None
     prior = openai.infer_karlo_prior(bare["prior"], where("prior"), heads=heads)
     decoder = openai.infer_karlo_decoder(
         bare["decoder"],
@@ -220,15 +219,19 @@ def _import_file(source: Path, out: Path, given: dict[str, str]) -> Path:
         )
     settings = {name: _number(given, name) for name in ("image_size", "num_head_channels")}
     schedule = given.pop("schedule", None)
-    config: NetworkConfig
+    config: DecoderConfig | UpsamplerConfig | UNetConfig
     rows: Rows
     if "token_embedding.weight" in state:
         heads = _number(given, "text_heads")
         config = openai.infer_glide(state, str(source), **settings, text_heads=heads)
-        rows, out_channels = openai.glide_rows, config.unet.out_channels
+        rows, unet = openai.glide_rows, config.unet
+    elif state["input_blocks.0.0.weight"].shape[1] == 6:
+        low_res_size = _number(given, "low_res_size")
+        config = openai.infer_upsampler(state, str(source), **settings, low_res_size=low_res_size)
+        rows, unet = openai.upsampler_rows, config.unet
     else:
-        config = openai.infer_unet(state, str(source), **settings)
-        rows, out_channels = openai.unet_rows, config.out_channels
+        config = unet = openai.infer_unet(state, str(source), **settings)
+        rows = openai.unet_rows
     _no_more(given)
     if schedule not in ("cosine", "linear"):
         raise InteropError(
@@ -237,7 +240,7 @@ def _import_file(source: Path, out: Path, given: dict[str, str]) -> Path:
         )
     network = config.build()
     _fill(network, rows(network.state_dict()), state, str(source))
-    variance = "learned_range" if out_channels == 6 else "fixed_large"
+    variance = "learned_range" if unet.out_channels == 6 else "fixed_large"
     diffusion = DiffusionConfig.from_dict({"schedule": schedule, "variance": variance})
     empty_folder(out)
     _save(network, out)

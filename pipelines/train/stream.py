@@ -38,6 +38,10 @@ class DamagedImageError(ValueError):
     """A sample of the corpus whose image does not decode."""
 
 
+class DamagedEmbeddingError(ValueError):
+    """A sample of the corpus whose embedding is not of finite numbers."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """A rank's slice of a global batch, in the order of the stream."""
@@ -189,9 +193,17 @@ class Stream:
             mask[row, : len(tokens)] = True
         return ids, mask
 
-    def _embeddings(self, shards: list[np.ndarray], samples: np.ndarray) -> Float32[np.ndarray, "B d"]:
-        place = zip(self._columns["shard"][samples], self._columns["row"][samples], strict=True)
-        values = np.stack([shards[shard][row] for shard, row in place]).astype(np.float32)
+    def _embeddings(self, shards: list[np.memmap], samples: np.ndarray) -> Float32[np.ndarray, "B d"]:
+        """Raises `DamagedEmbeddingError` naming the file and the row: as a loss they would look diverged."""
+        places = list(zip(self._columns["shard"][samples], self._columns["row"][samples], strict=True))
+        values = np.stack([shards[shard][row] for shard, row in places]).astype(np.float32)
+        finite = np.isfinite(values).all(axis=1)
+        if not finite.all():
+            shard, row = places[int(finite.argmin())]
+            raise DamagedEmbeddingError(
+                f"{shards[shard].filename}, row {row}: expected finite numbers, got NaN or infinity; embed "
+                f"this shard again"
+            )
         # Stored as float16: back to the norm that rounding took away.
         unit: np.ndarray = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
         return unit
@@ -242,8 +254,8 @@ def decode_square(data: bytes, side: int, where: str) -> UInt8[np.ndarray, "3 si
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
-def _open_embeddings(path: str) -> np.ndarray:
-    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+def _open_embeddings(path: str) -> np.memmap:
+    array: np.memmap = np.load(path, mmap_mode="r", allow_pickle=False)
     return array
 
 

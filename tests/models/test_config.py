@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 
@@ -21,6 +22,7 @@ from models.config import (
     tagged,
 )
 from models.config_text import TextFeaturesConfig
+from models.diffusion.schedule import spaced_steps
 from models.sampling import CascadeSampling, StageSampling
 from tests.models.tiny import AR_PRIOR, AR_UNCLIP, CLIP_HEADS, DECODER, PRIOR, UNCLIP, UPSAMPLER
 
@@ -58,6 +60,31 @@ def test_recipes_can_embed_a_configuration_and_unknown_keys_are_refused() -> Non
 def test_reading_a_configuration_loads_no_torch() -> None:
     code = "import sys, models.config, models.sampling; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        *(64, 1, "64", " 7 ", "10,10,3,2,2", "10, 3", "ddim50", "007"),
+        *(0, -1, "", "abc", "ddim", "ddim0", "1,", ",1", "3,0", "ddim5,5", "1.5", "1 2"),
+    ],
+)
+def test_settings_take_the_steps_that_sampling_takes(steps: int | str) -> None:
+    """The check that needs no torch, and the samplers' own."""
+    try:
+        spaced_steps(1000, steps)
+    except ValueError:
+        with pytest.raises(ValueError, match=r"StageSampling\.steps: expected a positive number"):
+            StageSampling(steps=steps)
+    else:
+        assert StageSampling(steps=steps).steps == steps
+
+
+@pytest.mark.parametrize("name", ["guidance", "eta"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_strengths_are_finite(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match="numbers of at least 0"):
+        StageSampling(**{name: value})  # type: ignore[arg-type]
 
 
 ANALYTIC = StageSampling(sampler="ddpm", variance="analytic")

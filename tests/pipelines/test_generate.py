@@ -15,6 +15,7 @@ from infra.store import Artifact
 from pipelines.cascade_io import CascadeError, read_cascade, write_cascade
 from pipelines.generate import generate
 from tests.models.tiny import randomised
+from workflows.cli.main import run_cli
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -39,7 +40,9 @@ def test_the_same_call_gives_the_same_bytes(tmp_path: Path, model: Artifact) -> 
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
 
 
-def test_a_model_without_a_prior_draws_from_text_alone(tmp_path: Path, model: Artifact) -> None:
+def test_a_model_without_a_prior_draws_from_text_alone(
+    tmp_path: Path, model: Artifact, capsys: pytest.CaptureFixture[str]
+) -> None:
     cascade = read_cascade(model.path)
     config = cascade.model.config
     glide = dataclasses.replace(
@@ -59,6 +62,8 @@ def test_a_model_without_a_prior_draws_from_text_alone(tmp_path: Path, model: Ar
     assert not (tmp_path / "glide" / "prior.safetensors").exists()
     heart, cat, _ = generate(tmp_path / "glide", ["red heart", "a cat"], out_dir=tmp_path / "out")
     assert (pixels(heart) != pixels(cat)).any(), "another prompt, another picture"
+    assert run_cli(["vary", str(heart), "--model", str(tmp_path / "glide"), "--out", str(tmp_path)]) == 2
+    assert "embedding" in capsys.readouterr().err
 
 
 def test_pictures_say_what_made_them(tmp_path: Path, model: Artifact) -> None:
@@ -88,6 +93,15 @@ def test_guidance_and_steps_override_the_models_own(tmp_path: Path, model: Artif
     other = generate(model.path, ["a cat"], out_dir=tmp_path / "other", guidance=1.0, steps=5)
     assert own[0].read_bytes() == same[0].read_bytes()
     assert own[0].read_bytes() != other[0].read_bytes()
+
+
+def test_more_steps_than_the_process_has_are_refused_before_anything_is_drawn(
+    tmp_path: Path, model: Artifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawing = ["generate", "a cat", "--steps", "51", "--model", str(model.path), "--out"]
+    assert run_cli([*drawing, str(tmp_path / "out")]) == 2
+    assert "sampling.prior.steps" in (told := capsys.readouterr().err) and "but 50 steps" in told
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_encoder_than_in_training_is_refused(tmp_path: Path, model: Artifact) -> None:

@@ -168,5 +168,13 @@ def test_the_commands_write_pictures(
     assert "--embeddings belongs to --pca" in capsys.readouterr().err
     assert run_cli(["reconstruct", str(image), "--pca", "2,x", *common[2:]]) == 2
     assert "whole numbers such as 20,40,80, got '2,x'" in capsys.readouterr().err
+    too_many = ["--steps", "51", *common[4:]]
+    for command in (
+        ["vary", str(image)],
+        ["reconstruct", str(image)],
+        ["interpolate", str(image), str(image)],
+    ):
+        assert run_cli([*command, *too_many]) == 2
+        assert "asks for 51 steps, but 50 steps" in capsys.readouterr().err
     assert run_cli(["vary", str(tmp_path / "gone.png"), *common]) == 2
     assert "gone.png: cannot be read as an image" in capsys.readouterr().err

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from infra.store import Artifact
-from pipelines.cascade_io import CascadeError, read_cascade
+from pipelines.cascade_io import CascadeError, compose, open_stage, read_cascade
 from pipelines.register import Bound, NotGoodEnoughError, RegisterConfig, require
 from tests.pipelines.conftest import run_register
 from tests.tiny_cascade import DECODER, EPSILON, SAMPLING, tiny_stage
@@ -96,3 +100,50 @@ def test_damaged_weights_are_refused(tmp_path: Path, model: Artifact) -> None:
         read_cascade(copy)
     with pytest.raises(CascadeError, match="holds no model"):
         read_cascade(tmp_path)
+
+
+def test_a_folder_that_is_no_whole_model_is_refused(tmp_path: Path, model: Artifact) -> None:
+    copy = Path(shutil.copytree(model.path, tmp_path / "copy"))
+    text = (copy / "cascade.json").read_text()
+    description = json.loads(text)
+
+    def refused(text: str, message: str) -> None:
+        (copy / "cascade.json").write_text(text)
+        with pytest.raises(CascadeError, match=message):
+            read_cascade(copy)
+
+    refused(text[:-9], "cascade.json is no JSON")
+    refused("[]", "cascade.json: expected an object, got list")
+    refused(json.dumps({k: v for k, v in description.items() if k != "files"}), "expected files as well")
+    narrow = copy_of(description, ("cascade", "decoder", "text_layers"), 0)
+    refused(json.dumps(narrow), "cascade.json: .*text_layers")
+    wide = copy_of(description, ("cascade", "decoder", "text_layers"), 3)
+    refused(json.dumps(wide), r"decoder\.safetensors does not fit its configuration: \d+ missing")
+    (copy / "decoder.safetensors").unlink()
+    refused(text, "is not whole: decoder.safetensors is missing")
+
+
+def copy_of(values: dict[str, Any], path: tuple[str, ...], value: object) -> dict[str, Any]:
+    """`values` with another value at the path."""
+    head, *rest = path
+    return values | {head: copy_of(values[head], tuple(rest), value) if rest else value}
+
+
+def test_a_stage_that_is_broken_is_refused(tmp_path: Path, stages: dict[str, Artifact]) -> None:
+    folder = tmp_path / "stage"
+    folder.mkdir()
+    for name in ("config.json", "ema.safetensors"):
+        shutil.copyfile(stages["decoder"].path / name, folder / name)
+    state = load_file(folder / "ema.safetensors")
+    save_file(state | {"unet.out.2.bias": torch.zeros(7)}, folder / "ema.safetensors")
+    with pytest.raises(CascadeError, match=r"unet\.out\.2\.bias expected \(6,\), got \(7,\)"):
+        compose(open_stage(stages["prior"].path), open_stage(folder), [])
+    (folder / "ema.safetensors").write_bytes(b"cut short")
+    with pytest.raises(CascadeError, match=r"ema\.safetensors is no safetensors file"):
+        compose(open_stage(stages["prior"].path), open_stage(folder), [])
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CascadeError, match=r"config\.json is no JSON"):
+        open_stage(folder)
+    (folder / "config.json").write_text('{"network": {"type": "decoder"}, "diffusion": null}')
+    with pytest.raises(CascadeError, match=r"config\.json: "):
+        open_stage(folder)

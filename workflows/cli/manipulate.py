@@ -221,14 +221,13 @@ def _run(
     folder = model_folder(model, root)
 
     from pipelines import manipulate
-    from pipelines.cascade_io import CascadeError
-    from pipelines.generate import GenerateError, Sampler, write_pictures
+    from pipelines.generate import Sampler, write_pictures
 
     try:
         pictures = [manipulate.read_picture(path) for path in paths]
         sampler = Sampler.load(folder)
         drawn = draw(manipulate, sampler, pictures, how)
-    except (CascadeError, GenerateError) as error:
+    except ValueError as error:  # also the models' own, of what they cannot do
         raise Refusal(str(error)) from error
     label = " ".join([name, *(path.name for path in paths)])
     for path in write_pictures(sampler, [stages[-1] for stages in drawn], out, label, seed=how["seed"]):

@@ -1,6 +1,7 @@
 """What the shapes of a state dict tell, and what is said of one that does not fit."""
 
 import dataclasses
+from functools import cache
 
 import pytest
 import torch
@@ -52,15 +53,17 @@ def test_shapes_tell_the_configuration(name: str) -> None:
     assert got == config
 
 
-def test_glides_model_is_a_decoder_without_an_image_embedding() -> None:
-    network = randomised(GLIDE.build())
+@pytest.mark.parametrize("inpainting", [False, True])
+def test_glides_model_is_a_decoder_without_an_image_embedding(inpainting: bool) -> None:
+    config = dataclasses.replace(GLIDE, inpainting=inpainting)
+    network = randomised(config.build())
     rows = openai.glide_rows(network.state_dict())
     theirs = to_theirs(rows, network.state_dict())
     assert {"transformer.resblocks.1.attn.c_qkv.weight", "transformer_proj.bias", "padding_embedding"} <= set(
         theirs
     )
     assert {"input_blocks.1.0.in_layers.0.weight", "final_ln.weight", "positional_embedding"} <= set(theirs)
-    assert openai.infer_glide(theirs, "x", image_size=16, num_head_channels=16, text_heads=4) == GLIDE
+    assert openai.infer_glide(theirs, "x", image_size=16, num_head_channels=16, text_heads=4) == config
     back = to_ours(rows, theirs, network.state_dict(), "x")
     assert back.keys() == network.state_dict().keys()
 
@@ -78,6 +81,24 @@ def test_a_state_dict_that_does_not_fit_says_which_expected_got_and_where() -> N
         "1 that the network does not have: label_emb.weight; 1 of another shape: out.0.weight expected "
         "(32,), got (7,); give the configuration these weights were trained with"
     )
+
+
+@cache
+def shapes(config: UNetConfig) -> dict[str, torch.Tensor]:
+    with torch.device("meta"):
+        return config.build().state_dict()
+
+
+@pytest.mark.parametrize("name", ["plain", "attention at some levels", "learned resampling", "text"])
+def test_a_unet_that_lacks_any_one_tensor_is_refused(name: str) -> None:
+    config, whole = UNETS[name], shapes(UNETS[name])
+    for dropped in whole:
+        state = {key: value for key, value in whole.items() if key != dropped}
+        with pytest.raises(ValueError, match=r"missing|not a U-Net|does not fit"):
+            got = openai.infer_unet(
+                state, "x", image_size=config.image_size, num_head_channels=config.num_head_channels
+            )
+            check(shapes(got), state, "x")
 
 
 def test_networks_of_other_kinds_are_told_apart() -> None:
@@ -98,5 +119,5 @@ def test_networks_of_other_kinds_are_told_apart() -> None:
         ).items()
         if "blocks." not in k or k.startswith("transformer.")
     }
-    with pytest.raises(StateDictError, match="in_channels is 6, here always 3; import it as a plain U-Net"):
+    with pytest.raises(StateDictError, match="in_channels is 6, here always 3; it cannot be imported"):
         openai.infer_glide({**text, **upsampler}, "x", image_size=16, num_head_channels=16, text_heads=4)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from infra.store import Artifact
+from models.sampling import StageSampling
 from pipelines.cascade_io import CascadeError
 from pipelines.evaluate.bench import Bench
 from pipelines.evaluate.step import Evaluate
@@ -92,6 +96,35 @@ def test_another_encoder_is_refused(
     foreign = tiny_stage(tmp_path, "decoder", DECODER, EPSILON, {"name": "another"})
     with pytest.raises(CascadeError, match="trained on embeddings of another encoder"):
         Bench.open(CONFIG, inputs | {"decoder": foreign}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decoder": StageSampling(steps=51)}, r"sampling\.decoder\.steps: .* but 50 steps"),
+        ({"prior": StageSampling(steps="ddim49")}, r"sampling\.prior\.steps: .*no integer stride"),
+        ({"upsamplers": (StageSampling(steps=2, guidance=2.0),) * 2}, r"upsamplers\[0\].*reads no text"),
+        ({"upsamplers": (StageSampling(steps=2, noise_level=0.2),) * 2}, r"not trained with noise"),
+        ({"upsamplers": (StageSampling(steps=2), StageSampling(steps="30,30"))}, r"upsamplers\[1\]\.steps"),
+    ],
+)
+def test_sampling_that_the_stages_do_not_take_is_refused_before_the_evaluation(
+    stages: dict[str, Artifact], changes: dict[str, Any], message: str
+) -> None:
+    sampling = dataclasses.replace(CONFIG.sampling, **changes)
+    (problem,) = Evaluate().check_inputs(CONFIG.model_copy(update={"sampling": sampling}), stages)
+    assert re.search(message, problem), problem
+
+
+def test_stages_that_make_no_cascade_are_refused_before_the_evaluation(stages: dict[str, Artifact]) -> None:
+    (problem,) = Evaluate().check_inputs(CONFIG, stages | {"prior": stages["decoder"]})
+    assert "expected a network of PriorConfig or ARPriorConfig, got DecoderConfig" in problem
+
+
+@pytest.mark.parametrize("steps", ["abc", 0, -5, "ddim", "10,,3", "10,0", "ddim5,5", float("nan")])
+def test_a_recipe_whose_steps_are_no_steps_does_not_load(steps: object) -> None:
+    with pytest.raises(ValidationError, match="sampling"):
+        type(CONFIG)(**{**CONFIG.model_dump(), "sampling": {"decoder": {"steps": steps}}})
 
 
 def test_check_sees_missing_sampling_and_empty_prompts() -> None:

@@ -8,17 +8,25 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from models.cascade import UnCLIP
-from models.config import DiffusionConfig
+from models.config import DiffusionConfig, UpsamplerConfig
 from models.prior import DiffusionPrior
 from models.sampling import CascadeSampling
 from models.weights.names import to_theirs
-from models.weights.openai import glide_rows, karlo_decoder_rows, karlo_prior_rows, karlo_upsampler_rows
-from pipelines.cascade_io import open_stage, read_cascade, write_cascade
+from models.weights.openai import (
+    glide_rows,
+    karlo_decoder_rows,
+    karlo_prior_rows,
+    karlo_upsampler_rows,
+    upsampler_rows,
+)
+from pipelines.cascade_io import compose, open_stage, read_cascade, write_cascade
 from pipelines.interop.exports import export_diffusers
 from pipelines.interop.files import InteropError
 from pipelines.interop.imports import import_weights
@@ -106,12 +114,43 @@ def test_karlos_files_are_a_model(tmp_path: Path) -> None:
     for name, value in expected.state_dict().items():
         if "null." not in name:
             assert torch.equal(value, got.state_dict()[name]), name
+    prior = load_file(source / "prior.safetensors")
+    lacking = {key: value for key, value in prior.items() if key != "model.clip_img_proj.weight"}
+    save_file(lacking, source / "prior.safetensors")
+    with pytest.raises(InteropError, match=r"\(prior\): clip_img_proj\.weight missing; is it whole"):
+        import_weights(source, tmp_path / "again", KARLO_SETTINGS)
     (source / "stats.safetensors").rename(source / "stats.th")
     with pytest.raises(InteropError, match=r"stats\.th is a pickle.*weights_only=True"):
         import_weights(source, tmp_path / "again", KARLO_SETTINGS)
     (source / "stats.th").unlink()
     with pytest.raises(InteropError, match=r"statistics \(clip_mean\) missing"):
         import_weights(source, tmp_path / "again", KARLO_SETTINGS)
+
+
+def test_glide_and_an_upsampler_are_the_stages_of_a_cascade(tmp_path: Path) -> None:
+    upsampler = UpsamplerConfig(
+        image_size=32,
+        low_res_size=16,
+        model_channels=32,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention_resolutions=(16,),
+        num_head_channels=16,
+        middle_attention=True,
+    )
+    decoder, network = randomise(GLIDE.build()).state_dict(), randomise(upsampler.build()).state_dict()
+    save_file(to_theirs(glide_rows(decoder), decoder), tmp_path / "glide.safetensors")
+    save_file(to_theirs(upsampler_rows(network), network), tmp_path / "up.safetensors")
+    settings = {"image_size": "16", "num_head_channels": "16", "schedule": "cosine"}
+    larger = {**settings, "image_size": "32"}
+    with pytest.raises(InteropError, match="do not tell low_res_size; give --set low_res_size=N"):
+        import_weights(tmp_path / "up.safetensors", tmp_path / "out", larger)
+    glide = import_weights(tmp_path / "glide.safetensors", tmp_path / "g", {**settings, "text_heads": "4"})
+    up = import_weights(tmp_path / "up.safetensors", tmp_path / "up", {**larger, "low_res_size": "16"})
+    model = compose(None, open_stage(glide), [open_stage(up)])
+    assert model.config.decoder == GLIDE and model.config.upsamplers == (upsampler,)
+    got = model.upsamplers[0].state_dict()
+    assert got.keys() == network.keys() and all(torch.equal(got[k], network[k]) for k in got)
 
 
 @pytest.mark.parametrize("glide", [False, True])
@@ -256,6 +295,25 @@ def test_the_commands_import_draw_and_export(
     assert "tokens long, the model reads 7; shorten it" in capsys.readouterr().err
     assert run_cli(["vary", str(pictures / "grid.png"), "--model", str(model), "--out", str(pictures)]) == 2
     assert "imported with a text encoder alone" in capsys.readouterr().err
+    grid = Image.open(pictures / "grid.png").convert("RGB")
+    hole = np.full((grid.height, grid.width, 3), 255, np.uint8)
+    hole[:, : grid.width // 2] = 0
+    Image.fromarray(hole).save(tmp_path / "hole.png")
+    painting = [
+        "inpaint",
+        str(pictures / "grid.png"),
+        "a dog",
+        "--mask",
+        str(tmp_path / "hole.png"),
+        "-n",
+        "1",
+    ]
+    capsys.readouterr()
+    assert run_cli([*painting, "--model", str(model), "--out", str(tmp_path / "painted")]) == 0
+    painted = np.asarray(Image.open(capsys.readouterr().out.split()[0]))
+    half = grid.width // 2 + 4
+    assert np.array_equal(painted[:, half:], np.asarray(grid)[:, half:])
+    assert not np.array_equal(painted, np.asarray(grid))
     again = tmp_path / "again"
     assert run_cli(["export", str(model), "--layout", "diffusers", "--out", str(again)]) == 0
     assert (again / "model_index.json").read_bytes() == (exported / "model_index.json").read_bytes()

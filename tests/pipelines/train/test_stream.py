@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -10,9 +13,10 @@ import pytest
 
 from infra.shards import read_tar, write_parquet
 from infra.store import Rows, Store, finish
-from pipelines.aligned import MisalignedError, read_table
+from pipelines.aligned import MisalignedError, embedding_file, read_table
 from pipelines.train.index import build_index
 from pipelines.train.stream import (
+    DamagedEmbeddingError,
     DamagedImageError,
     Stream,
     View,
@@ -125,6 +129,23 @@ def test_a_wide_image_is_cropped_in_the_middle_and_transparency_is_white() -> No
 def test_a_damaged_image_says_which() -> None:
     with pytest.raises(DamagedImageError, match="sample 000017: 4 bytes do not decode"):
         decode_square(b"oops", 8, "000017")
+
+
+@pytest.mark.parametrize("kind", ["img", "text"])
+def test_an_embedding_that_is_no_number_says_which(
+    tiny: Tiny, tmp_path: Path, kind: Literal["img", "text"]
+) -> None:
+    shard = tiny.corpus.shards[1].name
+    own = {sample.key for sample in read_tar(tiny.corpus.path / f"{shard}.tar")}
+    row = next(int(key[-1]) for key in _open(tiny).read(0, 24).keys if key in own)
+    file = Path(shutil.copytree(tiny.embeddings.path, tmp_path / "copy")) / embedding_file(kind, shard)
+    values = np.load(file)
+    values[row, 5] = np.nan
+    np.save(file, values)
+    embeddings = dataclasses.replace(tiny.embeddings, path=tmp_path / "copy")
+    build_index(tmp_path / "index.arrow", tiny.corpus, embeddings, tiny.verdict)
+    with pytest.raises(DamagedEmbeddingError, match=rf"{file.name}, row {row}: expected finite numbers"):
+        Stream(tmp_path / "index.arrow", split="train", seed=1).read(0, 24)
 
 
 def test_an_index_cut_for_another_context_is_refused(tiny: Tiny) -> None:
