@@ -163,9 +163,9 @@ def sweep_text(curve: Sweep) -> str:
     for point in curve.points:
         shares = (f"{100 * point.kept_share:.2f} %", f"{100 * point.kept_share_with_other_rules:.2f} %")
         rules = own.get(point.threshold)
-        mark = f"<- {', '.join(dict.fromkeys(rules))}" if rules else ""
+        arrow = f"<- {', '.join(dict.fromkeys(rules))}" if rules else ""
         labelled = [rate_text(getattr(point, rate)) for rate in rates]
-        rows.append((f"{point.threshold:g}", f"{point.kept_rows:,}", *shares, *labelled, mark))
+        rows.append((f"{point.threshold:g}", f"{point.kept_rows:,}", *shares, *labelled, arrow))
     notes = [f"recall and precision: labels of {curve.category}, this threshold alone"] if rates else []
     if curve.picked:
         notes.append(f"{curve.picked} labels are of samples that were picked: these rates are theirs")
