@@ -153,9 +153,9 @@ def sweep_text(curve: Sweep) -> str:
     from pipelines.judge.sweep import rate_text
 
     own: dict[float, list[str]] = {}
-    for mark in curve.marks:
-        if mark.side == curve.side:
-            own.setdefault(mark.value, []).append(mark.rule)
+    for bound in curve.marks:
+        if bound.side == curve.side:
+            own.setdefault(bound.value, []).append(bound.rule)
     rates = ("recall", "precision") if curve.category else ()
     rows: list[tuple[str, ...]] = [
         ("drop " + curve.side, "rows kept", "alone", "with other rules", *rates, "")
