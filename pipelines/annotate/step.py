@@ -32,7 +32,7 @@ class Annotate(Step[AnnotateConfig, AnnotateResources]):
 
     kind = "annotate"
     produces = "annotation"
-    version = 1
+    version = 2
     Config = AnnotateConfig
     Resources = AnnotateResources
 

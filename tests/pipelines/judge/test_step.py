@@ -206,7 +206,7 @@ def test_captions_are_those_that_were_judged(inputs: dict[str, Artifact], tmp_pa
         place = table.column_names.index("caption")
         pq.write_table(table.set_column(place, "caption", pa.array(["unjudged"] * len(table))), path)
     corpus = Artifact.open(tmp_path / "corpus")
-    fractions = {"train": 1.0}
+    fractions = {"train": 1.0, "validation": 0.0, "test": 0.0}
 
     def judged(policy: Policy) -> Judged:
         others = (inputs["annotation"], inputs["clusters"])
